@@ -1,0 +1,20 @@
+"""The whole schema in one place: all tables, what identifies their rows in any store, and which are frozen."""
+
+from sqlalchemy import MetaData, Table
+
+from db.tables import examples, ledger, releases, texts
+from db.tables.base import Base
+
+IDENTITY: dict[str, tuple[str, ...]] = {
+    **texts.IDENTITY,
+    **ledger.IDENTITY,
+    **examples.IDENTITY,
+    **releases.IDENTITY,
+}
+FROZEN: tuple[str, ...] = releases.FROZEN
+METADATA: MetaData = Base.metadata
+
+
+def tables_in_order() -> list[Table]:
+    """Every table, referenced ones before those that refer to them."""
+    return list(METADATA.sorted_tables)

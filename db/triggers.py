@@ -1,0 +1,27 @@
+"""Triggers that refuse UPDATE and DELETE on frozen tables, in both dialects.
+
+SQLite drops a table's triggers when a migration recreates the table, so migrations call `freeze` again afterwards.
+"""
+
+from sqlalchemy import Connection
+
+_POSTGRES_FUNCTION = """
+create or replace function gradus_refuse_change() returns trigger language plpgsql as $$
+begin raise exception 'rows of %% are frozen: retire the release and create a new one', tg_table_name; end $$
+"""
+
+
+def freeze(connection: Connection, table: str) -> None:
+    """Make every UPDATE and DELETE on the table fail from now on."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(_POSTGRES_FUNCTION)
+        connection.exec_driver_sql(
+            f"create or replace trigger {table}_is_frozen before update or delete on {table} "
+            "for each row execute function gradus_refuse_change()"
+        )
+        return
+    for change in ("update", "delete"):
+        connection.exec_driver_sql(
+            f"create trigger if not exists {table}_refuses_{change} before {change} on {table} begin "
+            f"select raise(abort, 'rows of {table} are frozen: retire the release and create a new one'); end"
+        )
