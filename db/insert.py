@@ -24,7 +24,9 @@ def insert_missing(session: Session, table: type[DeclarativeBase] | Table, rows:
     num_new = 0
     for start in range(0, len(rows), per_statement):
         statement = _insert(session, target).values([dict(row) for row in rows[start : start + per_statement]])
-        num_new += session.execute(statement).rowcount  # type: ignore[attr-defined]
+        # PostgreSQL's driver reports the count only when asked to keep it.
+        result = session.connection().execute(statement, execution_options={"preserve_rowcount": True})
+        num_new += result.rowcount
     return num_new
 
 
