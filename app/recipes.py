@@ -1,0 +1,82 @@
+"""Reading recipes: TOML, validated whole before anything is spent, with errors that name field, value and remedy."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from app.errors import RecipeError
+
+Recipe = TypeVar("Recipe", bound=BaseModel)
+
+
+def load_recipe(path: Path, model: type[Recipe]) -> Recipe:
+    """The recipe in a TOML file; relative paths in it are taken from the file's folder.
+
+    Raises:
+        RecipeError: No such file, not TOML, an unknown key (with the nearest valid one), or a value that is not valid.
+    """
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path} is not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {path} is not TOML: {error}") from error
+    try:
+        recipe = model.model_validate(fields)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {path}: {_explain(error, model)}") from error
+    resolved: Recipe = _with_paths_from(recipe, path.resolve().parent)
+    return resolved
+
+
+def _with_paths_from(model: Any, folder: Path) -> Any:
+    changes: dict[str, Any] = {}
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, Path) and not value.is_absolute():
+            changes[name] = folder / value
+        elif isinstance(value, BaseModel):
+            changes[name] = _with_paths_from(value, folder)
+    return model.model_copy(update=changes) if changes else model
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    details = error.errors(include_url=False)
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return _explain_one(details[0], model) + more
+
+
+def _explain_one(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    path = [str(part) for part in detail["loc"]]
+    where = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        valid = _valid_keys(model, path[:-1])
+        near = difflib.get_close_matches(path[-1], valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(valid))}"
+        return f"unknown key {where!r}; {hint}"
+    if detail["type"] == "missing":
+        return f"the key {where!r} is missing"
+    value = "" if isinstance(detail["input"], dict) else f" = {detail['input']!r}"
+    return f"{where}{value}: {detail['msg']}"
+
+
+def _valid_keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Keys of the table that the path leads to; tagged unions add their tag to the path, which is passed over."""
+    tables = [model]
+    for part in path:
+        inner = [table.model_fields[part].annotation for table in tables if part in table.model_fields]
+        if inner:
+            tables = [table for annotation in inner for table in _models_in(annotation)]
+    return [name for table in tables for name in table.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
