@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from app.settings import Settings
-
 if TYPE_CHECKING:
     from db.store import Store
 
@@ -13,6 +11,7 @@ if TYPE_CHECKING:
 @contextmanager
 def opened_store(url: str | None) -> "Iterator[Store]":
     """The store at the URL, or the default one; closed afterwards."""
+    from app.settings import Settings
     from db.store import Store
 
     store = Store.open(url or Settings().store_url)

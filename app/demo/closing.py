@@ -1,0 +1,37 @@
+"""The end of the demo: what is in the store, what the audit says, what training changed, and where to go next."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from app.opening import opened_store
+from app.settings import Settings
+from app.terminal import console, show_table
+
+
+def show_closing(settings: Settings) -> None:
+    """Print the closing tables from the store and from the reports that the stages wrote."""
+    _show_store()
+    _show_audit(_read(settings.data / "audit.json"))
+    _show_metrics(_read(settings.data / "evaluation.json"))
+    console.print("[bold]Next[/]")
+    for command, why in (
+        ("gradus app", "look at the examples and the ladder in a browser"),
+        ("gradus status", "what the store holds"),
+        ("gradus train app/demo/recipes/train.toml --dry-run", "the curriculum as a printed plan"),
+    ):
+        console.print(f"  [bold cyan]{command:<52}[/] {why}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    report: dict[str, Any] = orjson.loads(path.read_bytes())
+    return report
+
+
+def _show_store() -> None:
+    from app.overview import store_counts
+
+    with opened_store(None) as store, store.read() as session:
+        rows = store_counts(session)
+    show_table("In the store", ["what", "rows"], rows)

@@ -1,0 +1,122 @@
+"""Putting examples and candidates into the store, each once, and finding their ids again."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from db.digest import digest_of, digest_text
+from db.insert import insert_missing
+from db.tables.examples import Candidate, Example, Sourcing, Task
+from db.tables.texts import Passage, Query
+
+_LOOKUP_SIZE = 400
+
+
+@dataclass(frozen=True, slots=True)
+class NewCandidate:
+    """A candidate to be put, and how this run found it (by a request, by a teacher, or by an import)."""
+
+    example_id: int
+    passage_id: int
+    role: str
+    origin: str
+    run_id: int
+    grade: str | None = None
+    rank: int | None = None
+    violated_requirement: str | None = None
+    parent_passage_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSourcing:
+    """One way in which a run found a candidate."""
+
+    candidate_id: int
+    run_id: int
+    request_id: int | None = None
+    teacher_id: int | None = None
+    retrieval_rank: int | None = None
+    score: float | None = None
+    threshold: float | None = None
+
+
+def put_task(session: Session, task_type: str, instruction: str) -> int:
+    """Id of the task; added when it is new."""
+    digest = digest_of([task_type, instruction])
+    insert_missing(session, Task, [{"digest": digest, "task_type": task_type, "instruction": instruction}])
+    return session.scalars(select(Task.id).where(Task.digest == digest)).one()
+
+
+def put_examples(
+    session: Session,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    origin: str,
+    collection_id: int | None = None,
+    task_id: int | None = None,
+    language: str | None = None,
+) -> list[int]:
+    """Ids of the examples with these (query id, passage id of the positive), in order; missing ones are added."""
+    known = _example_ids(session, pairs)
+    missing = sorted({pair for pair in pairs if pair not in known})
+    if missing:
+        texts = _pair_digests(session, missing)
+        rows = [
+            {
+                "digest": digest_text("\n".join(texts[pair])),
+                "query_id": pair[0],
+                "positive_id": pair[1],
+                "task_id": task_id,
+                "collection_id": collection_id,
+                "origin": origin,
+                "language": language,
+            }
+            for pair in missing
+        ]
+        insert_missing(session, Example, rows)
+        known |= _example_ids(session, missing)
+    return [known[pair] for pair in pairs]
+
+
+def _example_ids(session: Session, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    found: dict[tuple[int, int], int] = {}
+    key = tuple_(Example.query_id, Example.positive_id)
+    for start in range(0, len(pairs), _LOOKUP_SIZE):
+        wanted = key.in_(pairs[start : start + _LOOKUP_SIZE])
+        rows = session.execute(select(Example.query_id, Example.positive_id, Example.id).where(wanted))
+        found.update({(query, positive): example for query, positive, example in rows})
+    return found
+
+
+def _pair_digests(session: Session, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[str, str]]:
+    queries = _digests(session, Query, [query for query, _ in pairs])
+    passages = _digests(session, Passage, [passage for _, passage in pairs])
+    return {(query, passage): (queries[query], passages[passage]) for query, passage in pairs}
+
+
+def _digests(session: Session, table: type[Query] | type[Passage], ids: Sequence[int]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for start in range(0, len(ids), _LOOKUP_SIZE):
+        wanted = table.id.in_(ids[start : start + _LOOKUP_SIZE])
+        found.update({key: digest for key, digest in session.execute(select(table.id, table.digest).where(wanted))})
+    return found
+
+
+def put_candidates(session: Session, candidates: Sequence[NewCandidate]) -> dict[tuple[int, int], int]:
+    """Ids by (example id, passage id); a passage that its example has already keeps its role, grade and origin."""
+    insert_missing(session, Candidate, [asdict(candidate) for candidate in candidates])
+    pairs = [(candidate.example_id, candidate.passage_id) for candidate in candidates]
+    found: dict[tuple[int, int], int] = {}
+    key = tuple_(Candidate.example_id, Candidate.passage_id)
+    for start in range(0, len(pairs), _LOOKUP_SIZE):
+        wanted = key.in_(pairs[start : start + _LOOKUP_SIZE])
+        rows = session.execute(select(Candidate.example_id, Candidate.passage_id, Candidate.id).where(wanted))
+        found.update({(example, passage): candidate for example, passage, candidate in rows})
+    return found
+
+
+def put_sourcings(session: Session, sourcings: Sequence[NewSourcing]) -> int:
+    """Record how candidates were found; the same finding again writes nothing. Returns how many were new."""
+    return insert_missing(session, Sourcing, [asdict(sourcing) for sourcing in sourcings])

@@ -1,0 +1,82 @@
+"""The command line: it starts fast, loads nothing heavy, and tells a person what is wrong in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("app", "curation", "db", "generator", "trainer")
+HEAVY = ("torch", "vllm", "sentence_transformers", "transformers", "streamlit", "datasets", "matplotlib")
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "gradus"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def imported_by(code: str) -> set[str]:
+    listing = f"{code}; import sys; print(*sys.modules)"
+    command = [sys.executable, "-W", "error", "-c", listing]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_command_modules_load_nothing_heavy() -> None:
+    modules = [f"app.commands.{path.stem}" for path in (ROOT / "app" / "commands").glob("[a-z]*.py")]
+    assert len(modules) > 5
+    loaded = imported_by("import app.cli, " + ", ".join(modules))
+    assert loaded.isdisjoint({*HEAVY, "sqlalchemy", "pydantic", "numpy", "pyarrow"})
+
+
+ARROWS = {
+    "db": set(),
+    "generator": {"db"},
+    "curation": {"db"},
+    "trainer": set(),
+    "app": {"db", "generator", "curation", "trainer"},
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_follow_the_arrows(package: str) -> None:
+    import ast
+
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            ours = {name.split(".")[0] for name in names} & set(PACKAGES)
+            assert ours <= ARROWS[package] | {package}, f"{path.relative_to(ROOT)} imports {ours}"
+
+
+def test_every_command_has_help_that_says_something() -> None:
+    listed = run("--help")
+    assert listed.returncode == 0
+    for command in ("import", "generate", "mine", "score", "audit", "release", "train", "evaluate", "status", "app"):
+        assert command in listed.stdout
+        shown = run(command, "--help")
+        assert shown.returncode == 0 and len(shown.stdout) > 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--nonsense"], 2, "No such option"),
+        (["generate"], 2, "Missing argument"),
+        (["generate", "none.toml"], 1, "none.toml"),
+        (["import", "beir", "nowhere"], 1, "nowhere"),
+        (["status", "--store", "nonsense"], 1, "--store"),
+        (["store", "merge", "nowhere.db"], 1, "no such file"),
+        (["train", "none.toml"], 1, "none.toml"),
+        (["evaluate", "none", "--data", "nowhere", "--split", "dev"], 1, "nowhere"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_line(tmp_path: Path, arguments: list[str], code: int, told: str) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert told in done.stderr and "Traceback" not in done.stderr
+    if code == 1:
+        assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,70 @@
+"""Recipes are validated whole, and their errors tell a person what to do next."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.errors import RecipeError
+from app.recipes import load_recipe
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEngine(Strict):
+    kind: Literal["file"]
+    completions: Path
+
+
+class LiveEngine(Strict):
+    kind: Literal["live"]
+    base_url: str
+
+
+class ToyRecipe(Strict):
+    name: str
+    temperature: float = Field(default=1.0, ge=0)
+    engine: FileEngine | LiveEngine = Field(discriminator="kind")
+
+
+GOOD = 'name = "a"\n[engine]\nkind = "file"\ncompletions = "in/c.jsonl"\n'
+
+
+def load(tmp_path: Path, text: str | bytes) -> ToyRecipe:
+    path = tmp_path / "toy.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_recipe(path, ToyRecipe)
+
+
+def test_relative_paths_are_taken_from_the_recipes_folder(tmp_path: Path) -> None:
+    recipe = load(tmp_path, GOOD)
+    assert isinstance(recipe.engine, FileEngine)
+    assert recipe.engine.completions == tmp_path / "in" / "c.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('nane = "x"\n' + GOOD, "unknown key 'nane'; did you mean 'name'"),
+        (GOOD + "completion = 1\n", "did you mean 'completions'"),
+        ('zzz = 1\n' + GOOD, "valid keys: engine, name, temperature"),
+        ('temperature = -1\n' + GOOD, "temperature = -1"),
+        (GOOD.replace('name = "a"', ""), "the key 'name' is missing"),
+        (GOOD.replace('"file"', '"fiel"'), "engine"),
+        ("name = ", "not TOML"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_error_names_field_value_and_remedy(tmp_path: Path, text: str | bytes, told: str) -> None:
+    with pytest.raises(RecipeError, match=r"toy\.toml") as caught:
+        load(tmp_path, text)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_recipe_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="No such file"):
+        load_recipe(tmp_path / "none.toml", ToyRecipe)
