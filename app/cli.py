@@ -8,7 +8,7 @@ from importlib import import_module
 
 import typer
 
-from app.commands import store
+from app.commands import app_server, audit, demo, evaluate, generate, importing, mine, release, status, store, train
 from app.errors import AppError
 
 cli = typer.Typer(
@@ -18,6 +18,17 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cli.command()(demo.demo)
+cli.add_typer(importing.commands, name="import")
+cli.command()(generate.generate)
+cli.command()(mine.mine)
+cli.command()(audit.score)
+cli.command()(audit.audit)
+cli.add_typer(release.commands, name="release")
+cli.command()(train.train)
+cli.command()(evaluate.evaluate)
+cli.command()(status.status)
+cli.command()(app_server.app)
 cli.add_typer(store.commands, name="store")
 
 # Where each package keeps the base of its errors; looked up only among modules that a command has loaded.

@@ -36,9 +36,13 @@ class Encoder(Protocol):
     """What turns texts into vectors. `version` is a digest of everything that decides the vectors."""
 
     name: str
-    version: str
-    dimension: int
-    max_length: int
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
 
     def encode(self, texts: Sequence[str]) -> tuple[Floats, NDArray[np.int64]]:
         """Unit vectors [texts, dimension], and the number of tokens of each text before truncation [texts]."""

@@ -189,7 +189,7 @@ class _Builder:
 
     def _page(self, session: Session, keys: Sequence[int]) -> Iterator[Row[Any]]:
         """Examples with their texts and sources, in the order of the keys, and the negatives in `_negatives`."""
-        rows = session.execute(
+        rows: Sequence[Row[Any]] = session.execute(  # type: ignore[assignment]
             select(
                 Example.id,
                 Example.digest,

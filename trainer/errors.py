@@ -1,6 +1,6 @@
 """Every error that training raises on purpose.
 
-    TrainerError    one line for the person: what, which value, what to do
+TrainerError    one line for the person: what, which value, what to do
 """
 
 

@@ -36,7 +36,9 @@ class Stash:
     def take(self) -> tuple[Tensor, Tensor, float, bool, Tensor | None]:
         content, self.content = self.content, None
         if content is None:
-            raise RuntimeError("ATA pooling got no queries and keys: it belongs into a model whose last layer it watches")
+            raise RuntimeError(
+                "ATA pooling got no queries and keys: it belongs into a model whose last layer it watches"
+            )
         return content
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Stash":
@@ -46,7 +48,7 @@ class Stash:
         return {"content": None}
 
 
-def _watching_attention(  # noqa: PLR0917 - transformers' attention interface
+def _watching_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -65,7 +67,7 @@ def _watching_attention(  # noqa: PLR0917 - transformers' attention interface
     module.config = module._ata_config  # a kernel that reads the config finds the real implementation's name
     try:
         base = watched._attn_implementation.removeprefix(_PREFIX)
-        own_eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        own_eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(base, own_eager)
         return attend(module, query, key, value, attention_mask, **kwargs)
     finally:
@@ -77,9 +79,13 @@ for _base in ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_a
 
 
 def _last_attention(backbone: torch.nn.Module) -> torch.nn.Module:
-    found = [m for m in backbone.modules() if hasattr(m, "scaling") and hasattr(m, "config") and hasattr(m, "is_causal")]
+    found = [
+        m for m in backbone.modules() if hasattr(m, "scaling") and hasattr(m, "config") and hasattr(m, "is_causal")
+    ]
     if not found:
-        raise ValueError(f"ATA pooling knows no attention layer in {type(backbone).__name__}; use mode 'mean' or 'last'")
+        raise ValueError(
+            f"ATA pooling knows no attention layer in {type(backbone).__name__}; use mode 'mean' or 'last'"
+        )
     return found[-1]
 
 

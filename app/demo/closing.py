@@ -35,3 +35,20 @@ def _show_store() -> None:
     with opened_store(None) as store, store.read() as session:
         rows = store_counts(session)
     show_table("In the store", ["what", "rows"], rows)
+
+
+def _show_audit(audited: dict[str, Any]) -> None:
+    rows = []
+    for group in audited["groups"]:
+        order = group["order"]
+        means = " > ".join(f"{rank['mean']:.3f}" for rank in group["ranks"].values())
+        above = max(rank["above_positive"] for rank in group["ranks"].values())
+        rows.append((group["run"], f"{group['positive']['mean']:.3f} | {means}", above, order and order["accuracy"]))
+    columns = ["run", "mean cosine: positive | N1 > ...", "most above positive", "pairs in order"]
+    show_table("What the audit says", columns, rows)
+
+
+def _show_metrics(report: dict[str, Any]) -> None:
+    from app.commands.evaluate import show_evaluation
+
+    show_evaluation(report)

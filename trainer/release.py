@@ -1,0 +1,109 @@
+"""Reading a release's `graded` configuration: nothing else of the platform is known here but its columns."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+
+from trainer.errors import TrainerError
+
+_COLUMNS = ("example_id", "query", "query_id", "positive", "positive_id", "num_synthetic_slots", "num_mined_slots")
+_WRITTEN = ("synthetic", "edited")
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """A negative of an example; `rank` is None for mined ones."""
+
+    id: str
+    text: str
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GradedExample:
+    """A row of `graded`: the slots say how many of a training row's negatives come from which side."""
+
+    id: str
+    query: str
+    query_id: str
+    positive: str
+    positive_id: str
+    written: tuple[Negative, ...]
+    mined: tuple[Negative, ...]
+    num_written_slots: int
+    num_mined_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class GradedRelease:
+    """A release's examples of one split, with its name and digest."""
+
+    name: str
+    digest: str
+    examples: list[GradedExample]
+
+
+def read_release(folder: Path, split: str = "train") -> GradedRelease:
+    """The examples of a release folder; its files are checked against the manifest first.
+
+    Raises:
+        TrainerError: The folder is no release, lacks the split or a column, or its bytes are not the manifest's.
+    """
+    manifest = _manifest(folder)
+    files = sorted(name for name in manifest["files"] if name.startswith(f"graded/{split}-"))
+    if not files:
+        raise TrainerError(f"release {folder}: configuration 'graded' has no split {split!r}")
+    examples: list[GradedExample] = []
+    for name in files:
+        _check_bytes(folder / name, manifest["files"][name]["sha256"])
+        examples += _examples(folder / name)
+    if not examples:
+        raise TrainerError(f"release {folder}: split {split!r} is empty")
+    return GradedRelease(manifest["name"], manifest["digest"], examples)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise TrainerError(f"release {folder}: no manifest.json there; make one with 'gradus release create NAME'")
+    try:
+        manifest: dict[str, Any] = orjson.loads(path.read_bytes())
+        _ = manifest["name"], manifest["digest"], manifest["files"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise TrainerError(f"release {folder}: manifest.json is not a release's manifest ({error})") from error
+    return manifest
+
+
+def _check_bytes(path: Path, sha256: str) -> None:
+    if not path.is_file():
+        raise TrainerError(f"release file {path} is missing: copy the whole release folder")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise TrainerError(f"release file {path} is not what its manifest says (SHA-256 {found[:12]}): fetch it again")
+
+
+def _examples(path: Path) -> Iterator[GradedExample]:
+    file = pq.ParquetFile(path)
+    missing = [name for name in (*_COLUMNS, "negatives") if name not in file.schema_arrow.names]
+    if missing:
+        raise TrainerError(f"release file {path} lacks the column {missing[0]!r} of the 'graded' configuration")
+    for batch in file.iter_batches(batch_size=1_000):
+        for row in batch.to_pylist():
+            negatives = [(n["origin"], Negative(n["id"], n["text"], n["rank"])) for n in row["negatives"]]
+            yield GradedExample(
+                id=row["example_id"],
+                query=row["query"],
+                query_id=row["query_id"],
+                positive=row["positive"],
+                positive_id=row["positive_id"],
+                written=tuple(negative for origin, negative in negatives if origin in _WRITTEN),
+                mined=tuple(negative for origin, negative in negatives if origin not in _WRITTEN),
+                num_written_slots=row["num_synthetic_slots"],
+                num_mined_slots=row["num_mined_slots"],
+            )
