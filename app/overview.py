@@ -1,5 +1,6 @@
 """What a store holds, as small queries: counts, last runs, one example with its negatives in order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from db.tables.base import Base
 from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.ledger import Completion, Rejection, Request, Run
 from db.tables.releases import Release
@@ -48,29 +50,25 @@ class ExampleView:
 
 def store_counts(session: Session) -> list[tuple[str, int]]:
     """(what, how many), in the order of the road."""
-    counts: list[tuple[str, int]] = []
-    for table, what in (
-        (Collection, "collections"),
-        (Document, "documents"),
-        (CollectionQuery, "queries"),
-        (Qrel, "judgments"),
-        (Example, "examples"),
-    ):
-        counts.append((what, session.scalar(select(func.count()).select_from(table)) or 0))
-    grouped = (
-        (select(Request.state, func.count()).group_by(Request.state), "requests {}"),
-        (_negatives_by_origin(), "negatives, {}"),
-    )
-    for statement, what in grouped:
-        counts += [(what.format(key), num) for key, num in sorted(session.execute(statement).all())]
-    for table, what in (
-        (Completion, "completions"),
-        (Rejection, "rejections"),
-        (Score, "scores"),
-        (Release, "releases"),
-    ):
-        counts.append((what, session.scalar(select(func.count()).select_from(table)) or 0))
-    return counts
+    imported = [
+        ("collections", Collection),
+        ("documents", Document),
+        ("queries", CollectionQuery),
+        ("judgments", Qrel),
+        ("examples", Example),
+    ]
+    made = [("completions", Completion), ("rejections", Rejection), ("scores", Score), ("releases", Release)]
+    by_state = select(Request.state, func.count()).group_by(Request.state)
+    return [
+        *_sizes(session, imported),
+        *((f"requests {state}", num) for state, num in sorted(session.execute(by_state).all())),
+        *((f"negatives, {origin}", num) for origin, num in sorted(session.execute(_negatives_by_origin()).all())),
+        *_sizes(session, made),
+    ]
+
+
+def _sizes(session: Session, tables: Sequence[tuple[str, type[Base]]]) -> list[tuple[str, int]]:
+    return [(what, session.scalar(select(func.count()).select_from(table)) or 0) for what, table in tables]
 
 
 def _negatives_by_origin() -> Any:

@@ -91,7 +91,9 @@ class BiEncoder:
     @cached_property
     def _model(self) -> "SentenceTransformer":
         from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         return SentenceTransformer(str(self._folder), trust_remote_code=self._is_our_code())
 
     def _is_our_code(self) -> bool:

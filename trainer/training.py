@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
 
 from trainer.curriculum import Batch, describe_plan, negatives_of_row, plan_batches
 from trainer.errors import TrainerError
@@ -71,6 +72,7 @@ def train(
         if {name: summary[name] for name in identity} != identity:
             raise TrainerError(f"{output} holds a model of another recipe or release: give the recipe another name")
         return TrainResult(output, summary, is_new=False)
+    disable_progress_bar()
     run = _Training(recipe, release, model_folder, output.with_name(f".{output.name}.partial"))
     start = time.monotonic()
     run.train(progress)
