@@ -24,7 +24,7 @@ from generator.recipe import OpenAiEngine
 
 ENGINE = "openai"
 _GROUP_SIZE = 64
-_GROUP_WAIT_S = 0.25
+_GROUP_WAIT_S = 0.05
 _MAX_BACKOFF_S = 60.0
 # The world is wrong, not the request: a wrong key, address or model would fail the next thousand in the same way.
 _FATAL = {401: "the key was refused", 403: "access was refused", 404: "no such address or model"}
@@ -105,8 +105,8 @@ class _Asking:
                     return
                 done, _ = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
+                    task.result()  # one that raises stays among the flying, so that its lease is given back
                     flying.pop(task)
-                    task.result()
         finally:
             await asyncio.to_thread(self._give_back, [item.request_id for item in waiting])
 

@@ -1,0 +1,209 @@
+"""Releases: the same bytes anywhere, one meaning per name, loadable as they are, memory bounded."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import func, select
+
+from curation.audit import audit
+from curation.errors import CurationError
+from curation.recipe_release import ReleaseRecipe
+from curation.release import create_release
+from db.check import check_store
+from db.examples import NewCandidate, put_candidates, put_examples
+from db.insert import insert_missing
+from db.runs import start_run
+from db.store import Store
+from db.tables.examples import Score
+from db.tables.releases import Release, ReleaseItem
+from db.tables.texts import Collection
+from db.teachers import put_teacher
+from db.texts import put_passages, put_queries
+
+ROOT = Path(__file__).parents[2]
+
+
+def fill(store: Store, num: int, *, order: int = 1, seed: int = 0) -> None:
+    """Examples with uneven candidates; `order` -1 puts them in the other way round, which must not matter."""
+    with store.write() as session:
+        collection = Collection(name="toy", kind="beir", licence="cc-by-4.0")
+        session.add(collection)
+        session.flush()
+        run = start_run(session, "generate", "toy-run", {"pack": "v1", "pack_digest": "f" * 64}, seed)
+        teacher = put_teacher(session, name="minilm", version="w", kind="bi-encoder", max_length=4)
+        for start in range(0, num, 500):
+            numbers = list(range(start, min(num, start + 500)))[::order]
+            queries = put_queries(session, [f"query {n // 2}" for n in numbers])
+            positives = put_passages(session, [f"positive {n}" for n in numbers])
+            pairs = list(zip(queries, positives, strict=True))
+            examples = put_examples(session, pairs, origin="corpus", collection_id=collection.id)
+            candidates, scores = [], []
+            for n, query, positive, example in zip(numbers, queries, positives, examples, strict=True):
+                candidates.append(NewCandidate(example, positive, "positive", "corpus", run.id))
+                scores.append((query, positive, 0.9))
+                texts = [f"written {n} {rank}" for rank in range(1, 5 - n % 3)] + [
+                    f"mined {n} {i}" for i in range(n % 4)
+                ]
+                for place, (text, passage) in enumerate(zip(texts, put_passages(session, texts), strict=True), start=1):
+                    is_written = text.startswith("written")
+                    candidates.append(
+                        NewCandidate(
+                            example, passage, "negative", "synthetic" if is_written else "mined", run.id,
+                            grade={1: "hard", 2: "medium", 3: "medium", 4: "easy"}[place] if is_written else None,
+                            rank=place if is_written else None,
+                        )
+                    )  # fmt: skip
+                    scores.append((query, passage, 0.8 - 0.1 * place))
+            put_candidates(session, candidates)
+            insert_missing(
+                session,
+                Score,
+                [
+                    {"teacher_id": teacher, "query_id": q, "passage_id": p, "value": value, "num_tokens": p % 7}
+                    for q, p, value in dict.fromkeys(scores)
+                ],
+            )
+
+
+def test_every_configuration_holds_what_the_store_holds(store: Store, tmp_path: Path) -> None:
+    fill(store, 30)
+    released = create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path)
+    graded = [row for split in ("train", "dev") for row in read(released.folder, "graded", split)]
+    assert len(graded) == 30
+    by_positive = {row["positive"]: row for row in graded}
+    for n in range(30):
+        row = by_positive[f"positive {n}"]
+        assert row["query"] == f"query {n // 2}" and row["licence"] == "cc-by-4.0" and row["source"] == "toy"
+        assert [x["rank"] for x in row["negatives"]] == [*range(1, 5 - n % 3), *[None] * (n % 4)]
+        assert [x["mined_rank"] for x in row["negatives"] if x["origin"] == "mined"] == list(range(1, n % 4 + 1))
+        assert row["num_synthetic_slots"] + row["num_mined_slots"] == min(3, len(row["negatives"]))
+        assert row["positive_scores"] == [{"teacher": "minilm", "value": pytest.approx(0.9)}]
+    sides = {row["query"]: set() for row in graded}
+    for split in ("train", "dev"):
+        for row in read(released.folder, "graded", split):
+            sides[row["query"]].add(split)
+    assert all(len(found) == 1 for found in sides.values())
+    tuples = read(released.folder, "n-tuple", "train")
+    assert list(tuples[0]) == ["anchor", "positive", "negative_1", "negative_2", "negative_3"]
+    assert all(value for row in tuples for value in row.values())
+    manifest = orjson.loads((released.folder / "manifest.json").read_bytes())
+    assert manifest == released.manifest
+    with store.read() as session:
+        items = session.scalar(select(func.count()).select_from(ReleaseItem))
+    assert items == manifest["num_items"] == 30 + sum(len(row["negatives"]) for row in graded)
+    assert check_store(store, progress=lambda done, total: None) == []
+
+
+def read(folder: Path, config: str, split: str) -> list[dict[str, object]]:
+    return [row for file in sorted((folder / config).glob(f"{split}-*")) for row in pq.read_table(file).to_pylist()]
+
+
+def test_the_same_again_changes_nothing_and_a_name_keeps_its_meaning(store: Store, tmp_path: Path) -> None:
+    fill(store, 12)
+    first = create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path)
+    second = create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path)
+    assert (first.is_new, second.is_new, first.digest) == (True, False, second.digest)
+    with pytest.raises(CurationError, match="a promise"):
+        create_release(store, ReleaseRecipe(seed=1), "toy-1.0.0", folder=tmp_path)
+    with store.read() as session:
+        assert session.scalar(select(func.count()).select_from(Release)) == 1
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".toy")] == []
+
+
+@pytest.mark.parametrize("name", ["", "../x", ".hidden", "a/b"])
+def test_unusable_names_are_refused(store: Store, tmp_path: Path, name: str) -> None:
+    with pytest.raises(CurationError, match="release name"):
+        create_release(store, ReleaseRecipe(), name, folder=tmp_path)
+
+
+def test_nothing_to_release_is_told(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(CurationError, match="no negatives of runs x"):
+        create_release(store, ReleaseRecipe(runs=("x",)), "toy-1.0.0", folder=tmp_path)
+
+
+CODE = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]) / "tests" / "curation")]
+from test_release import fill
+from curation.recipe_release import ReleaseRecipe
+from curation.release import create_release
+from db.store import Store
+store = Store.open(f"sqlite:///{sys.argv[2]}/store.db")
+fill(store, 40, order=int(sys.argv[3]))
+print(create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=Path(sys.argv[2])).digest)
+"""
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    digests, files = [], []
+    for name, order, hash_seed, zone in (("a", "1", "1", "Asia/Seoul"), ("b", "-1", "77", "America/New_York")):
+        folder = tmp_path / name
+        folder.mkdir()
+        env = {**os.environ, "PYTHONHASHSEED": hash_seed, "TZ": zone}
+        command = [sys.executable, "-c", CODE, str(ROOT), str(folder), order]
+        digests.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+        found = sorted((folder / "toy-1.0.0").rglob("*.*"))
+        files.append({str(path.relative_to(folder)): path.read_bytes() for path in found})
+    assert digests[0] == digests[1]
+    assert len(files[0]) > 8 and files[0] == files[1]
+
+
+def test_datasets_loads_the_folder_as_it_is(tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path}/store.db")
+    fill(store, 24)
+    folder = create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path).folder
+    store.close()
+    code = (
+        "import sys; from datasets import load_dataset\n"
+        "for config in ('graded', 'n-tuple', 'triplet', 'corpus', 'queries', 'qrels'):\n"
+        "    print(config, {k: v.num_rows for k, v in load_dataset(sys.argv[1], config).items()})\n"
+        "print(next(iter(load_dataset(sys.argv[1], 'graded', split='train', streaming=True)))['query'][:5])\n"
+    )
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert done.stdout.splitlines()[-1] == "query" and "graded {'train'" in done.stdout
+
+
+def test_memory_does_not_grow_with_the_store(tmp_path: Path) -> None:
+    peaks = []
+    for num in (500, 4_000):
+        folder = tmp_path / str(num)
+        folder.mkdir()
+        code = CODE.replace("fill(store, 40, order=int(sys.argv[3]))", f"fill(store, {num})") + (
+            "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        command = [sys.executable, "-c", code, str(ROOT), str(folder), "1"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    per_candidate = (peaks[1] - peaks[0]) * 1024 / (3_500 * 5)
+    assert per_candidate < 2_000, f"{per_candidate:.0f} bytes a candidate"
+    assert resource.getpagesize()
+
+
+def test_audit_equals_hand_values(store: Store) -> None:
+    fill(store, 9)
+    report = audit(store, teacher="minilm").to_dict()
+    (group,) = report["groups"]
+    assert group["num_examples"] == 9
+    # Example n has ranks 1 to 4 - n % 3, all in order at 0.7, 0.6, 0.5, 0.4, then n % 4 mined ones below.
+    assert {label: rank["num"] for label, rank in group["ranks"].items()} == {
+        "N1": 9, "N2": 9, "N3": 6, "N4": 3, "mined": 12
+    }  # fmt: skip
+    assert group["ranks"]["N2"]["mean"] == pytest.approx(0.6)
+    assert group["ranks"]["N1"]["above_positive"] == 0
+    assert group["positive"]["mean"] == pytest.approx(0.9)
+    order = group["order"]
+    assert (order["accuracy"], order["tau_b"], order["num_inversions"]) == (1.0, pytest.approx(1), 0)
+    assert order["num_pairs"] == 3 * 1 + 3 * 2 + 3 * 5
+    with pytest.raises(CurationError, match="gradus score"):
+        audit(store, teacher="nobody")
