@@ -161,7 +161,7 @@ def audit(store: Store, *, teacher: str, progress: Progress = lambda done, total
                 _add_example(group, [row for row in negatives if row.run_id == run_id], frozen.max_length)
             done += len(negatives)
             progress(done, total)
-    ordered = [groups[key] for key in sorted(groups)]
+    ordered = sorted(groups.values(), key=lambda group: (group.kind, group.run))
     for group in ordered:
         _keep_worst(group)
     if not ordered:
@@ -217,7 +217,8 @@ def _rows(session: Session, teacher: int) -> Iterator[Row[Any]]:
             & (of_positive.passage_id == Example.positive_id),
         )
         .where(Candidate.role == "negative")
-        .order_by(Candidate.example_id, Candidate.rank, Candidate.id)
+        # By content, not by keys: the same rows in another store give the same figures to the last bit.
+        .order_by(Example.digest, Candidate.rank, Passage.digest)
     )
     yield from session.execute(statement, execution_options={"yield_per": 5_000})
 

@@ -1,7 +1,6 @@
 """Releases: the same bytes anywhere, one meaning per name, loadable as they are, memory bounded."""
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -187,7 +186,6 @@ def test_memory_does_not_grow_with_the_store(tmp_path: Path) -> None:
         peaks.append(int(done.stdout.split()[-1]))
     per_candidate = (peaks[1] - peaks[0]) * 1024 / (3_500 * 5)
     assert per_candidate < 2_000, f"{per_candidate:.0f} bytes a candidate"
-    assert resource.getpagesize()
 
 
 def test_audit_equals_hand_values(store: Store) -> None:
@@ -203,7 +201,9 @@ def test_audit_equals_hand_values(store: Store) -> None:
     assert group["ranks"]["N1"]["above_positive"] == 0
     assert group["positive"]["mean"] == pytest.approx(0.9)
     order = group["order"]
-    assert (order["accuracy"], order["tau_b"], order["num_inversions"]) == (1.0, pytest.approx(1), 0)
+    # Ranks 2 and 3 are tied in the known order and not in similarity, which tau-b counts: 2/sqrt(2*3), 5/sqrt(5*6).
+    tau = (1 + 2 / 6**0.5 + 5 / 30**0.5) / 3
+    assert (order["accuracy"], order["tau_b"], order["num_inversions"]) == (1.0, pytest.approx(tau), 0)
     assert order["num_pairs"] == 3 * 1 + 3 * 2 + 3 * 5
     with pytest.raises(CurationError, match="gradus score"):
         audit(store, teacher="nobody")
