@@ -141,6 +141,7 @@ class _Builder:
         self._store, self._recipe, self._folder = store, recipe, folder
         self.items, self.positions, self.is_dev = array("q"), array("i"), array("b")
         self.realised = {"synthetic_slots": 0, "mined_slots": 0, "short_rows": 0}
+        self.both = {"synthetic": 0, "mined": 0}  # slots of the examples that have negatives of both kinds
         self.licences: set[str] = set()
 
     def write(self, progress: Progress) -> dict[str, dict[str, int]]:
@@ -273,6 +274,9 @@ class _Builder:
         )
         self.realised["synthetic_slots"] += synthetic
         self.realised["mined_slots"] += mined
+        if written and others:
+            self.both["synthetic"] += synthetic
+            self.both["mined"] += mined
         licence = example.licence or self._recipe.licence
         self.licences.add(licence)
         writers.write("graded", split, [self._graded(example, negatives, (synthetic, mined), licence)])
@@ -384,8 +388,7 @@ def _describe(
     (folder / "audit.json").write_bytes(
         orjson.dumps(audited, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
     )
-    slots = builder.realised
-    ratio = slots["synthetic_slots"] / slots["mined_slots"] if slots["mined_slots"] else None
+    ratio = builder.both["synthetic"] / builder.both["mined"] if builder.both["mined"] else None
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
@@ -393,7 +396,7 @@ def _describe(
         "recipe": resolved,
         "rows": counts,
         "num_items": len(builder.items),
-        "mix": {**slots, "realised_ratio": ratio},
+        "mix": {**builder.realised, "realised_ratio": ratio},
         "licences": sorted(builder.licences),
         "code_version": code_version(),
         **_provenance(store),

@@ -34,13 +34,22 @@ class Stage:
 def stages(data: Path, home: Path) -> list[Stage]:
     """The road over the bundled data; reports and models go to the data folder `home`."""
     recipes, scifact = data / "recipes", str(data / "scifact")
+    importing = (
+        "import",
+        "beir",
+        scifact,
+        "--name",
+        "scifact",
+        "--licence",
+        "CC BY 4.0 (claims), ODC-By 1.0 (abstracts)",
+    )
     audit = ("audit", "--json", str(home / "audit.json"), "--plot", str(home / "ladder.png"))
     evaluate = ("evaluate", "minilm", str(home / "models" / MODEL), "--data", scifact, "--split", "dev")
     pool = ("--pool", str(POOL_DEPTH), "--json", str(home / "evaluation.json"))
     generate = tuple(("generate", str(recipes / f"{name}.toml")) for name in ("graded", "minimal_edits"))
     release = ("release", "create", RELEASE, "--recipe", str(recipes / "release.toml"))
     return [
-        Stage("Import a corpus with its queries and judgments", (("import", "beir", scifact, "--name", "scifact"),)),
+        Stage("Import a corpus with its queries and judgments", (importing,)),
         Stage("Generate graded negatives, from recorded completions", generate),
         Stage("Mine negatives from the corpus", (("mine", str(recipes / "mine.toml")),)),
         Stage("Score and audit the order", (("score",), audit)),

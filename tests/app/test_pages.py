@@ -105,7 +105,7 @@ def test_page_shows_figures_and_steps_through_examples(filled_url: str, monkeypa
     assert not page.exception
     assert {metric.label: metric.value for metric in page.metric}["Examples"] == "3"
     page.button[1].click().run()
-    assert not page.exception and page.query_params["example"] == ["2"]
+    assert not page.exception and page.query_params["example"] == "2"
 
 
 CHROMIUM = shutil.which("chromium")

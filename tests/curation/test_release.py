@@ -64,7 +64,13 @@ def fill(store: Store, num: int, *, order: int = 1, seed: int = 0) -> None:
                 session,
                 Score,
                 [
-                    {"teacher_id": teacher, "query_id": q, "passage_id": p, "value": value, "num_tokens": p % 7}
+                    {
+                        "teacher_id": teacher,
+                        "query_id": q,
+                        "passage_id": p,
+                        "value": value,
+                        "num_tokens": round(10 * value) % 7,
+                    }
                     for q, p, value in dict.fromkeys(scores)
                 ],
             )
