@@ -13,30 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-from sqlalchemy import Row, Select, exists, select
+from sqlalchemy import Row, Select, exists, func, select
 from sqlalchemy.orm import Session
 
-from curation.audit import audit
 from curation.errors import CurationError
-from curation.ladder import draw_ladder
 from curation.mixing import fill_slots
 from curation.recipe_release import ReleaseRecipe
-from curation.release_card import write_card
 from curation.release_files import CORPUS, GRADED, QRELS, QUERIES, TRIPLET, ReleaseWriters, n_tuple
+from curation.release_manifest import describe
 from curation.splits import assign_splits
-from db.digest import counter_uniform, digest_of
-from db.files import digest_file
+from db.digest import counter_uniform
 from db.insert import insert_missing
-from db.runs import code_version
 from db.store import Store
 from db.tables.base import utc_now
 from db.tables.examples import Candidate, Example, Score, Task, Teacher
-from db.tables.ledger import Request, Run, RunRequest
+from db.tables.ledger import Run
 from db.tables.releases import Release, ReleaseItem
 from db.tables.texts import Collection, Document, Passage, Query
 
-FORMAT = 1
 _PAGE = 250
 _WRITTEN = ("synthetic", "edited")
 Progress = Callable[[int, int | None], None]
@@ -68,7 +62,16 @@ def create_release(
     partial.mkdir(parents=True)
     builder = _Builder(store, recipe, partial)
     counts = builder.write(progress)
-    manifest = _describe(store, recipe, name, partial, counts, builder)
+    manifest = describe(
+        store,
+        recipe,
+        name,
+        partial,
+        rows=counts,
+        num_items=len(builder.items),
+        mix=builder.realised_mix(),
+        licences=builder.licences,
+    )
     digest = manifest["digest"]
     existing = _existing(store, name)
     if existing is not None and existing.digest != digest:
@@ -164,6 +167,11 @@ class _Builder:
             progress(len(keys), len(keys))
             self._write_texts(session, writers)
         return writers.close()
+
+    def realised_mix(self) -> dict[str, int | float | None]:
+        """Slots by kind; the ratio over the examples that have negatives of both kinds, None where there are none."""
+        ratio = self.both["synthetic"] / self.both["mined"] if self.both["mined"] else None
+        return {**self.realised, "realised_ratio": ratio}
 
     def _candidates(self) -> Select[int]:
         """Examples' ids with a negative that the recipe selects."""
@@ -335,8 +343,6 @@ class _Builder:
 
 def _title() -> Any:
     """The smallest title under which a collection holds the passage: one, whatever the order of imports."""
-    from sqlalchemy import func
-
     return select(func.min(Document.title)).where(Document.passage_id == Passage.id).scalar_subquery().label("title")
 
 
@@ -369,67 +375,3 @@ def _scores(
         pair: [{"teacher": teacher, "value": value} for teacher, value in sorted(by_teacher.items())]
         for pair, by_teacher in found.items()
     }
-
-
-def _describe(
-    store: Store,
-    recipe: ReleaseRecipe,
-    name: str,
-    folder: Path,
-    counts: dict[str, dict[str, int]],
-    builder: _Builder,
-) -> dict[str, Any]:
-    """Write audit, ladder, manifest and card; give the manifest. Its digest depends on content alone."""
-    data = {str(p.relative_to(folder)): {"sha256": digest_file(p)} for p in sorted(folder.rglob("*.parquet"))}
-    resolved = recipe.model_dump(mode="json")
-    report = audit(store, teacher=recipe.teacher)
-    draw_ladder(report, folder / "ladder.png")
-    audited = report.to_dict()
-    (folder / "audit.json").write_bytes(
-        orjson.dumps(audited, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
-    )
-    ratio = builder.both["synthetic"] / builder.both["mined"] if builder.both["mined"] else None
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "name": name,
-        "digest": digest_of({"files": data, "recipe": resolved}),
-        "recipe": resolved,
-        "rows": counts,
-        "num_items": len(builder.items),
-        "mix": {**builder.realised, "realised_ratio": ratio},
-        "licences": sorted(builder.licences),
-        "code_version": code_version(),
-        **_provenance(store),
-    }
-    write_card(folder / "README.md", manifest, audited)
-    others = ("README.md", "audit.json", "ladder.png")
-    manifest["files"] = data | {file: {"sha256": digest_file(folder / file)} for file in others}
-    (folder / "manifest.json").write_bytes(
-        orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
-    )
-    return manifest
-
-
-def _provenance(store: Store) -> dict[str, Any]:
-    """Runs, generator models and teachers behind the store's candidates."""
-    with store.read() as session:
-        runs = [
-            {
-                "kind": run.kind,
-                "name": run.name,
-                "recipe_digest": run.recipe_digest,
-                "seed": run.seed,
-                "prompt_pack": run.recipe.get("pack"),
-                "prompt_pack_digest": run.recipe.get("pack_digest"),
-            }
-            for run in session.scalars(select(Run).where(Run.kind.in_(("import", "generate", "mine"))))
-        ]
-        models = session.scalars(select(Request.model).join(RunRequest).distinct())
-        teachers = session.execute(select(Teacher.name, Teacher.version, Teacher.max_length))
-        return {
-            "runs": sorted(runs, key=lambda run: (run["kind"], run["name"], run["recipe_digest"])),
-            "generator_models": sorted(models),
-            "teachers": sorted(
-                ({"name": n, "version": v, "max_length": m} for n, v, m in teachers), key=lambda t: t["version"]
-            ),
-        }

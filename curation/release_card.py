@@ -57,8 +57,8 @@ def _body(manifest: dict[str, Any], audit: dict[str, Any]) -> str:
         "## How it was made",
         "\n".join(f"- {line}" for line in _making(manifest)),
         f"Mix of the training configurations: `{recipe['mix']['kind']}`, {recipe['mix']['slots']} negatives a row, "
-        f"ratio of machine-written to mined {recipe['mix']['ratio']} asked for, {ratio} realised over the examples that "
-        "have both; "
+        f"ratio of machine-written to mined {recipe['mix']['ratio']} asked for, {ratio} realised over the examples "
+        f"that have both; "
         f"{mix['short_rows']} examples have too few negatives for a row of `n-tuple`.",
         "## Audit",
         f"Similarity to the query by {audit['teacher']['name']} at {audit['teacher']['max_length']} tokens.",

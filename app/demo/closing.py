@@ -1,5 +1,6 @@
 """The end of the demo: what is in the store, what the audit says, what training changed, and where to go next."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ def show_closing(settings: Settings) -> None:
     _show_store()
     _show_audit(_read(settings.data / "audit.json"))
     _show_metrics(_read(settings.data / "evaluation.json"))
-    console.print("[bold]Next[/]")
+    activate = "" if shutil.which("gradus") else " (first: source .venv/bin/activate)"
+    console.print(f"[bold]Next[/]{activate}")
     for command, why in (
         ("gradus app", "look at the examples and the ladder in a browser"),
         ("gradus status", "what the store holds"),

@@ -1,5 +1,6 @@
 """The command line: it starts fast, loads nothing heavy, and tells a person what is wrong in one line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,16 @@ def test_bad_input_ends_with_one_clear_line(tmp_path: Path, arguments: list[str]
     assert told in done.stderr and "Traceback" not in done.stderr
     if code == 1:
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_readme_names_commands_and_options_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = {tuple(words.split()[:2]) for words in re.findall(r"`gradus ([a-z][^`]*)`", readme)}
+    assert len(named) > 10
+    groups = {"import", "store", "release"}
+    for words in named:
+        path = words[: 2 if words[0] in groups else 1]
+        assert run(*path, "--help").returncode == 0, f"README names gradus {' '.join(path)}"
+    helps = "".join(run(words[0], "--help").stdout for words in named)
+    for option in set(re.findall(r"`(--[a-z-]+)", readme)) - {"--help"}:
+        assert option in helps, f"README names {option}"
