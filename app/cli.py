@@ -10,6 +10,7 @@ import typer
 
 from app.commands import app_server, audit, demo, evaluate, generate, importing, mine, release, status, store, train
 from app.errors import AppError
+from app.terminal import console
 
 cli = typer.Typer(
     name="gradus",
@@ -42,6 +43,8 @@ _ERROR_BASES = (
 
 def main() -> None:
     """Run the command line: usage errors exit with 2, refused input with 1 and one line on stderr."""
+    if ["--json", "-"] in [sys.argv[place : place + 2] for place in range(len(sys.argv))]:
+        console.stderr = True  # standard output is the report's alone
     try:
         cli()
     except _expected_errors() as error:

@@ -83,11 +83,19 @@ def create_release(
     if existing is not None and target.is_dir():
         shutil.rmtree(partial)
         return Released(name, digest, target, existing.manifest, is_new=False)
-    shutil.rmtree(target, ignore_errors=True)  # left by a call that was cut off before the store knew it
+    if target.exists():
+        _remove_leftover(target)
     partial.rename(target)
     if existing is None:
         _freeze(store, recipe, name, target, manifest, builder)
     return Released(name, digest, target, manifest, is_new=existing is None)
+
+
+def _remove_leftover(target: Path) -> None:
+    """Remove the folder of a call that was cut off before the store knew it; anything else is not ours to touch."""
+    if not (target / "manifest.json").is_file() or not (target / "graded").is_dir():
+        raise CurationError(f"{target} exists and is no release: choose another name, or move it away")
+    shutil.rmtree(target)
 
 
 def _existing(store: Store, name: str) -> Release | None:

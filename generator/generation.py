@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from db.files import digest_file
 from db.runs import Rejected, add_rejections, finish_run, start_run
 from db.store import Store
 from db.tables.ledger import Completion, Rejection, Request, Run, RunRequest
@@ -20,7 +21,7 @@ from generator.errors import GeneratorError
 from generator.ledger import Answer, enqueue, record, unread, wanted
 from generator.plan import plan_requests
 from generator.prompt_pack import PromptPack
-from generator.recipe import BatchFileEngine, GenerateRecipe, OpenAiEngine
+from generator.recipe import BatchFileEngine, CellPlan, GenerateRecipe, OpenAiEngine
 
 _CHUNK = 200
 Progress = Callable[[int, int | None], None]
@@ -53,7 +54,7 @@ def generate(store: Store, recipe: GenerateRecipe, *, progress: Progress = lambd
         GeneratorError: The plan cannot be made, or more completions were refused than the recipe allows.
         EngineStopped: The engine cannot go on; the run resumes when called again.
     """
-    resolved = {**recipe.identity(), "pack_digest": PromptPack.load(recipe.pack).digest}
+    resolved = {**recipe.identity(), **_contents(recipe)}
     with store.write() as session:
         run = start_run(session, "generate", recipe.name, resolved, recipe.seed)
         run_id = run.id
@@ -67,6 +68,16 @@ def generate(store: Store, recipe: GenerateRecipe, *, progress: Progress = lambd
     _summarise(store, run_id, report)
     _close(store, run_id, recipe, report)
     return report
+
+
+def _contents(recipe: GenerateRecipe) -> dict[str, str]:
+    """Digests of the files that decide what is asked: with other contents it is another run."""
+    contents = {"pack_digest": PromptPack.load(recipe.pack).digest}
+    if isinstance(recipe.plan, CellPlan):
+        if not recipe.plan.cells.is_file():
+            raise GeneratorError(f"plan.cells = {recipe.plan.cells}: no such file")
+        contents["cells_digest"] = digest_file(recipe.plan.cells)
+    return contents
 
 
 def _enqueue_plan(store: Store, run_id: int, recipe: GenerateRecipe) -> int:
@@ -101,14 +112,19 @@ def _ingest(store: Store, run_id: int, engine: BatchFileEngine, report: Generate
         )
         request_of: dict[str, int] = {}
         open_requests: set[int] = set()
+        failed: set[int] = set()
         for custom_id, request, state in rows:
             request_of[custom_id] = request
             if state != "done":
                 open_requests.add(request)
+            if state == "failed":
+                failed.add(request)
     if engine.completions.is_file() or engine.requests is None:
         for chunk in _chunks(read_completions(engine.completions, request_of)):
             bad = [line for line in chunk if isinstance(line, BadLine)]
-            new = [a for a in chunk if isinstance(a, Answer) and a.request_id in open_requests]
+            answers = [line for line in chunk if isinstance(line, Answer) and line.request_id in open_requests]
+            # A failure that is recorded is not recorded again each time the same file is read.
+            new = [answer for answer in answers if answer.text is not None or answer.request_id not in failed]
             open_requests -= {answer.request_id for answer in new if answer.text is not None}
             report.bad_lines += bad
             report.num_new_answers += len(new)

@@ -73,6 +73,8 @@ def train(
             raise TrainerError(f"{output} holds a model of another recipe or release: give the recipe another name")
         return TrainResult(output, summary, is_new=False)
     disable_progress_bar()
+    if output.exists():
+        raise TrainerError(f"{output} exists and is no model that Gradus trained: give the recipe another name")
     run = _Training(recipe, release, model_folder, output.with_name(f".{output.name}.partial"))
     start = time.monotonic()
     run.train(progress)
@@ -88,7 +90,6 @@ def train(
         "blocks": _by_block(run.metrics),
     }
     run.save(summary)
-    shutil.rmtree(output, ignore_errors=True)
     run.folder.joinpath("model").rename(output)
     shutil.rmtree(run.folder)
     return TrainResult(output, summary, is_new=True)

@@ -1,8 +1,8 @@
 """The `openai` engine: Chat Completions at any base URL, live.
 
 A pull-based window of requests is in flight; its size backs off on 429 and 5xx and grows on success. Answers are
-committed in groups by one writer. aiohttp carries the wire: measured on this workload, the openai package's client
-costs an order of magnitude more CPU per request (benchmarks of the peers are in the design notes).
+committed in groups by one writer. aiohttp carries the wire: bodies and answers are plain JSON here, and the openai
+package would build and validate models for each of them.
 """
 
 import asyncio

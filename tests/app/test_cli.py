@@ -1,5 +1,6 @@
 """The command line: it starts fast, loads nothing heavy, and tells a person what is wrong in one line."""
 
+import json
 import re
 import subprocess
 import sys
@@ -81,6 +82,12 @@ def test_bad_input_ends_with_one_clear_line(tmp_path: Path, arguments: list[str]
     assert told in done.stderr and "Traceback" not in done.stderr
     if code == 1:
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_json_on_standard_output_stands_alone(tmp_path: Path) -> None:
+    done = run("status", "--store", f"sqlite:///{tmp_path}/s.db", "--json", "-")
+    assert json.loads(done.stdout)["counts"]["examples"] == 0
+    assert "In the store" in done.stderr
 
 
 def test_readme_names_commands_and_options_that_exist() -> None:

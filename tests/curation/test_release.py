@@ -127,6 +127,15 @@ def test_unusable_names_are_refused(store: Store, tmp_path: Path, name: str) -> 
         create_release(store, ReleaseRecipe(), name, folder=tmp_path)
 
 
+def test_a_folder_that_is_no_release_is_never_removed(store: Store, tmp_path: Path) -> None:
+    fill(store, 6)
+    (tmp_path / "toy-1.0.0").mkdir()
+    (tmp_path / "toy-1.0.0" / "thesis.txt").write_text("years of work")
+    with pytest.raises(CurationError, match="is no release"):
+        create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path)
+    assert (tmp_path / "toy-1.0.0" / "thesis.txt").read_text() == "years of work"
+
+
 def test_nothing_to_release_is_told(store: Store, tmp_path: Path) -> None:
     with pytest.raises(CurationError, match="no negatives of runs x"):
         create_release(store, ReleaseRecipe(runs=("x",)), "toy-1.0.0", folder=tmp_path)

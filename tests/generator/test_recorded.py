@@ -130,6 +130,9 @@ def test_bad_lines_are_named_and_the_others_stay(scifact: Store, tmp_path: Path)
         ("answers.jsonl:8", "malformed_line"),
     ]
     assert sum(report.outcomes.values()) == 5
+    before = counts(scifact)
+    generate(scifact, source.model_copy(update={"engine": engine}))
+    assert counts(scifact) == before
     with scifact.read() as session:
         assert session.scalars(select(Completion.error).where(Completion.error.is_not(None))).all() == ["too long"]
         states = select(Request.state, func.count()).group_by(Request.state)
