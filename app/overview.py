@@ -125,7 +125,10 @@ def example_view(session: Session, example_id: int) -> ExampleView | None:
         .outerjoin(Score, is_its_score)
         .where(Candidate.example_id == example_id)
     ).all()
-    ordered = sorted(rows, key=lambda row: (row[0].role != "positive", row[0].rank or 99, -(row[2] or -2), row[0].id))
+    ordered = sorted(
+        rows,
+        key=lambda row: (row[0].role != "positive", row[0].rank or 99, 2.0 if row[2] is None else -row[2], row[0].id),
+    )
     rungs = [
         Rung(_label(candidate), candidate.origin, candidate.grade, text, candidate.violated_requirement, value)
         for candidate, text, value in ordered

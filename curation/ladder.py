@@ -40,7 +40,9 @@ def draw_group(axis: Axes, group: GroupAudit) -> None:
     labels = [f"{label}{_grade_note(label)}" for label, _ in rungs]
     axis.set_yticks(places, labels)
     axis.set_ylim(-0.6, len(rungs) - 0.4)
-    axis.set_title(f"{group.run}: {len(group.positive):,} examples", loc="left", fontsize=10)
+    # A dollar sign would begin a formula.
+    name = group.run.replace("$", r"\$")
+    axis.set_title(f"{name}: {len(group.positive):,} examples", loc="left", fontsize=10)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(left=False)
     axis.grid(axis="x", color="#dddddd", linewidth=0.6)

@@ -19,6 +19,8 @@ def app(
     import sys
     from pathlib import Path
 
+    from sqlalchemy import make_url
+
     from app.settings import Settings
 
     url = store or Settings().store_url
@@ -36,7 +38,8 @@ def app(
     command = [sys.executable, "-m", "streamlit", "run", str(page)]
     command += [word for name, value in options.items() for word in (f"--{name}", value)]
     console.print(f"Gradus on http://127.0.0.1:{port} (this machine only; everyone on it may look). Ctrl-C ends it.")
-    console.print(f"[dim]{escape(url)}[/]")
+    shown = make_url(url).render_as_string(hide_password=True) if "://" in url else url
+    console.print(f"[dim]{escape(shown)}[/]")
     try:
         code = subprocess.run(command, env={**os.environ, "GRADUS_STORE": url}, check=False).returncode
     except KeyboardInterrupt:

@@ -22,7 +22,7 @@ def _store(url: str) -> Store:
 
 
 @st.cache_data(show_spinner="Drawing the ladder")
-def _ladder(url: str, _num_scores: int) -> bytes | str:
+def _ladder(url: str, num_scores: int) -> bytes | str:
     """The ladder as PNG, or why there is none; drawn anew when the number of scores changes."""
     from pathlib import Path
     from tempfile import TemporaryDirectory
