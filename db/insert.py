@@ -7,9 +7,6 @@ from sqlalchemy import Insert, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
-# PostgreSQL's wire protocol takes 65,535 parameters a statement, SQLite 32,766.
-_MAX_PARAMETERS = 30_000
-
 
 def insert_missing(session: Session, table: type[DeclarativeBase] | Table, rows: Sequence[Mapping[str, Any]]) -> int:
     """Insert the rows; one that would break a unique constraint is left out. Returns how many were new.
@@ -20,14 +17,11 @@ def insert_missing(session: Session, table: type[DeclarativeBase] | Table, rows:
         return 0
     target = table if isinstance(table, Table) else table.__table__
     assert isinstance(target, Table)
-    per_statement = max(1, _MAX_PARAMETERS // len(target.columns))
-    num_new = 0
-    for start in range(0, len(rows), per_statement):
-        statement = _insert(session, target).values([dict(row) for row in rows[start : start + per_statement]])
-        # PostgreSQL's driver reports the count only when asked to keep it.
-        result = session.connection().execute(statement, execution_options={"preserve_rowcount": True})
-        num_new += result.rowcount
-    return num_new
+    # One prepared statement for all rows: a VALUES list of this length would be compiled anew each time.
+    result = session.connection().execute(
+        _insert(session, target), [dict(row) for row in rows], execution_options={"preserve_rowcount": True}
+    )
+    return result.rowcount
 
 
 def _insert(session: Session, table: Table) -> Insert:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.errors import StoreError, StoreVersionError
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 _BUSY_TIMEOUT_MS = 60_000
 
 

@@ -8,14 +8,28 @@ Completions are attempts and are never overwritten. Failures are rows with a rea
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Float, ForeignKey, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.tables.base import Base, BigId, Digest, Json, UtcTime, utc_now
 
 
 class Run(Base):
-    """One execution of a recipe; the same kind and recipe is the same run, resumed."""
+    """One execution of a recipe; the same kind and recipe is the same run, resumed.
+
+    `spent` is what its own requests cost; `reserved` is the worst case of those in flight, so that a budget holds
+    across processes. A reservation whose process died counts as spent: the answer may have been paid for.
+    """
 
     __tablename__ = "run"
     __table_args__ = (
@@ -34,6 +48,10 @@ class Run(Base):
     started_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
     finished_at: Mapped[datetime | None] = mapped_column(UtcTime)
     totals: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    spent_usd: Mapped[float] = mapped_column(Float(53), default=0.0, server_default="0")
+    spent_tokens: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    reserved_usd: Mapped[float] = mapped_column(Float(53), default=0.0, server_default="0")
+    reserved_tokens: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
 
 class Rejection(Base):
@@ -51,6 +69,9 @@ class Rejection(Base):
 
 
 class Request(Base):
+    """What was asked. While it is leased, `lease_holder` names the process or vendor batch that will bring the answer,
+    and the reservation is its worst case of cost."""
+
     __tablename__ = "request"
     __table_args__ = (
         UniqueConstraint("digest"),
@@ -64,6 +85,9 @@ class Request(Base):
     sample_index: Mapped[int] = mapped_column(default=0)
     state: Mapped[str] = mapped_column(String(10), default="pending", index=True)
     leased_until: Mapped[datetime | None] = mapped_column(UtcTime)
+    lease_holder: Mapped[str | None] = mapped_column(String(200), index=True)
+    reserved_usd: Mapped[float | None] = mapped_column(Float(53))
+    reserved_tokens: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
 
 
@@ -77,19 +101,23 @@ class RequestBody(Base):
 
 
 class RunRequest(Base):
-    """That a run wants a request, where in its plan, with which attributes, and what became of it."""
+    """That a run wants a request, where in its plan, with which attributes, and what became of it.
+
+    `notes` holds what was mended or measured on the way: repaired JSON, similarities, what is suspect.
+    """
 
     __tablename__ = "run_request"
     __table_args__ = (
         UniqueConstraint("run_id", "plan_index"),
         UniqueConstraint("run_id", "request_id"),
+        Index("uq_run_request_run_id_custom_id", "run_id", "custom_id", unique=True),
         CheckConstraint("outcome in ('accepted', 'partial', 'rejected')", "outcome"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     request_id: Mapped[int] = mapped_column(ForeignKey("request.id"), index=True)
-    plan_index: Mapped[int]
+    plan_index: Mapped[int] = mapped_column(BigId)
     custom_id: Mapped[str] = mapped_column(String(200))
     kind: Mapped[str] = mapped_column(String(50))
     attributes: Mapped[dict[str, Any]] = mapped_column(Json)
@@ -97,6 +125,7 @@ class RunRequest(Base):
     example_id: Mapped[int | None] = mapped_column(ForeignKey("example.id"))
     outcome: Mapped[str | None] = mapped_column(String(10))
     num_accepted: Mapped[int] = mapped_column(default=0)
+    notes: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
 
 class Completion(Base):
@@ -132,7 +161,27 @@ class CompletionBody(Base):
     body: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class VendorBatch(Base):
+    """A file of requests that was handed to a Batch API. The row stands before the upload, so that none is sent twice."""
+
+    __tablename__ = "vendor_batch"
+    __table_args__ = (
+        UniqueConstraint("digest"),
+        CheckConstraint("state in ('submitting', 'submitted', 'collected', 'failed')", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    digest: Mapped[str] = mapped_column(Digest)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"), index=True)
+    external_id: Mapped[str | None] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(10), default="submitting")
+    num_requests: Mapped[int]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
+
+
 IDENTITY = {
+    "vendor_batch": ("digest",),
     "run": ("kind", "recipe_digest"),
     "rejection": ("run_id", "subject", "position", "reason"),
     "request": ("digest",),
