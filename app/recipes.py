@@ -35,15 +35,16 @@ def load_recipe(path: Path, model: type[Recipe]) -> Recipe:
     return resolved
 
 
-def _with_paths_from(model: Any, folder: Path) -> Any:
-    changes: dict[str, Any] = {}
-    for name in type(model).model_fields:
-        value = getattr(model, name)
-        if isinstance(value, Path) and not value.is_absolute():
-            changes[name] = folder / value
-        elif isinstance(value, BaseModel):
-            changes[name] = _with_paths_from(value, folder)
-    return model.model_copy(update=changes) if changes else model
+def _with_paths_from(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return value if value.is_absolute() else folder / value
+    if isinstance(value, tuple):
+        return tuple(_with_paths_from(item, folder) for item in value)
+    if isinstance(value, BaseModel):
+        return value.model_copy(
+            update={name: _with_paths_from(getattr(value, name), folder) for name in type(value).model_fields}
+        )
+    return value
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -15,6 +15,22 @@ _LOOKUP_SIZE = 400
 
 
 @dataclass(frozen=True, slots=True)
+class NewExample:
+    """A query with its positive, both in the store, to be put as one example."""
+
+    query_id: int
+    positive_id: int
+    origin: str
+    collection_id: int | None = None
+    task_id: int | None = None
+    language: str | None = None
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        return self.query_id, self.positive_id
+
+
+@dataclass(frozen=True, slots=True)
 class NewCandidate:
     """A candidate to be put, and how this run found it (by a request, by a teacher, or by an import)."""
 
@@ -59,24 +75,20 @@ def put_examples(
     language: str | None = None,
 ) -> list[int]:
     """Ids of the examples with these (query id, passage id of the positive), in order; missing ones are added."""
+    rows = [NewExample(query, positive, origin, collection_id, task_id, language) for query, positive in pairs]
+    return put_new_examples(session, rows)
+
+
+def put_new_examples(session: Session, examples: Sequence[NewExample]) -> list[int]:
+    """Ids of these examples, in order; one that is there already stays as it is."""
+    pairs = [example.pair for example in examples]
     known = _example_ids(session, pairs)
-    missing = sorted({pair for pair in pairs if pair not in known})
+    missing = {example.pair: example for example in reversed(examples) if example.pair not in known}
     if missing:
-        texts = _pair_digests(session, missing)
-        rows = [
-            {
-                "digest": digest_text("\n".join(texts[pair])),
-                "query_id": pair[0],
-                "positive_id": pair[1],
-                "task_id": task_id,
-                "collection_id": collection_id,
-                "origin": origin,
-                "language": language,
-            }
-            for pair in missing
-        ]
+        texts = _pair_digests(session, sorted(missing))
+        rows = [{"digest": digest_text("\n".join(texts[pair])), **asdict(missing[pair])} for pair in sorted(missing)]
         insert_missing(session, Example, rows)
-        known |= _example_ids(session, missing)
+        known |= _example_ids(session, sorted(missing))
     return [known[pair] for pair in pairs]
 
 

@@ -1,105 +1,169 @@
-"""What code can check of a negative before it enters the store. Each check gives the reason for a refusal, or None."""
+"""What code can check of a part before it enters the store. Each check gives the reason for a refusal, or None.
+
+Which checks apply, and with what limits, stands in the entry (entry.toml, [checks] and [[slots]]).
+"""
 
 import difflib
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from generator.responses import DraftNegative, Refusal
+from generator.answers import DraftNegative, DraftQuery, Refusal
+from generator.language import wrong_language
+from generator.prompt_pack import Checks
 
-# A negative much shorter or longer than its positive gives itself away by length alone.
-_MIN_LENGTH_RATIO, _MAX_LENGTH_RATIO = 0.33, 3.0
-_MAX_CHANGED_WORDS = 0.3
-_MIN_COPIED_WORDS = 8
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _LEAKS = re.compile(
     r"\bhard negatives?\b|\bthe (?:given |original )?(?:positive (?:document|passage)|search query)\b|"
     r"\bthis (?:document|text|passage) (?:does not|doesn't) (?:answer|address|satisfy)\b|\bsimilarity[_ ]level\b",
     re.IGNORECASE,
 )
-_SCRIPTS = {
-    "Korean": ("HANGUL",),
-    "Chinese": ("CJK",),
-    "Japanese": ("CJK", "HIRAGANA", "KATAKANA"),
-    "Russian": ("CYRILLIC",),
-}
+_QUERY_LEAKS = re.compile(
+    r"\b(?:this|the) (?:document|text|passage|article|study|author|authors)\b|\baccording to the\b", re.IGNORECASE
+)
+# Labels and phrases vary several times in length without giving anything away.
+_MIN_POSITIVE_CHARACTERS = 200
+_Found = tuple[str, str] | None
+
+
+@dataclass(slots=True)
+class AnswerContext:
+    """What the parts of one answer are checked against; grows by every part that passes."""
+
+    positive: str
+    language: str | None
+    checks: Checks
+    sources: dict[str, str]
+    accepted: list[DraftNegative] = field(default_factory=list)
+    _positive_sentences: frozenset[str] | None = None
+    _sentences: set[str] = field(default_factory=set)
+
+    def add(self, negative: DraftNegative) -> None:
+        self.accepted.append(negative)
+        if self.checks.shared_words is not None:
+            self._sentences |= _long_sentences(negative.text, self.checks.shared_words)
+
+    def shares_sentence(self, text: str) -> str | None:
+        """A sentence that an accepted negative has already."""
+        least = self.checks.shared_words
+        return None if least is None else min(_long_sentences(text, least) & self._sentences, default=None)
+
+    def copies_sentence(self, text: str) -> str | None:
+        """A sentence of the positive that stands in the text."""
+        least = self.checks.copied_words
+        if least is None:
+            return None
+        if self._positive_sentences is None:
+            self._positive_sentences = frozenset(_long_sentences(self.positive, least))
+        return min(_long_sentences(text, least) & self._positive_sentences, default=None)
 
 
 def normalised(text: str) -> str:
     """The text for comparing: NFKC, lower case, runs of white space as one blank."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
 
 
-def check_negative(
-    negative: DraftNegative, *, positive: str, source: str | None, earlier: Sequence[str], language: str | None
-) -> Refusal | None:
-    """Why this negative cannot enter, or None.
-
-    Args:
-        positive: Text of the example's positive.
-        source: Text that a minimal edit changed; None for a free-written negative.
-        earlier: Texts of the negatives accepted before it in the same answer.
-        language: Language that the plan asked for.
-    """
-    found = _check_any(negative, positive, earlier, language)
-    if found is None:
-        found = _check_written(negative, positive) if source is None else _check_edit(negative, source)
+def check_negative(negative: DraftNegative, context: AnswerContext) -> Refusal | None:
+    """Why this negative cannot enter, or None."""
+    is_written = negative.edited_from is None
+    found = (
+        _check_text(negative, context)
+        or _check_requirements(negative, context)
+        or (_check_written(negative, context) if is_written else _check_edit(negative, context))
+    )
     return None if found is None else Refusal(*found, negative.position)
 
 
-def _check_any(
-    negative: DraftNegative, positive: str, earlier: Sequence[str], language: str | None
-) -> tuple[str, str] | None:
-    if "\x00" in negative.text:
-        return "control_character", "the text holds a NUL character"
+def check_query(query: DraftQuery, document: str, language: str | None, earlier: Sequence[str]) -> Refusal | None:
+    """Why a query that a document is said to answer cannot enter, or None."""
+    found: _Found = None
+    if not query.text:
+        found = ("empty", "the query is blank")
+    elif unusable := _unusable(query.text):
+        found = unusable
+    elif normalised(query.text) in {normalised(text) for text in earlier}:
+        found = ("duplicate", "the query equals an earlier one of the same answer")
+    elif leak := _QUERY_LEAKS.search(query.text):
+        found = ("leak_phrase", f"the query speaks of its document: {leak.group()!r}")
+    elif not query.evidence.strip() or normalised(query.evidence) not in normalised(document):
+        found = ("quote_not_in_text", f"quoted, but not in the document: {query.evidence[:60]!r}")
+    elif language is not None and (told := wrong_language(query.text, language)):
+        found = ("wrong_language", told)
+    return None if found is None else Refusal(*found, query.position)
+
+
+def _unusable(text: str) -> _Found:
+    return ("control_character", "the text holds a NUL character") if "\x00" in text else None
+
+
+def _check_text(negative: DraftNegative, context: AnswerContext) -> _Found:
+    if unusable := _unusable(negative.text):
+        return unusable
     if not negative.text:
         return "empty", "the text is blank"
     if negative.answers_query:
         return "self_check", "the answer itself says that this text satisfies the query"
     text = normalised(negative.text)
-    if text == normalised(positive):
+    if text == normalised(context.positive):
         return "is_the_positive", "the text equals the positive"
-    if text in {normalised(other) for other in earlier}:
+    if text in {normalised(other.text) for other in context.accepted}:
         return "duplicate", "the text equals an earlier negative of the same answer"
     if leak := _LEAKS.search(negative.text):
         return "leak_phrase", f"the text gives itself away: {leak.group()!r}"
-    return _check_language(negative.text, language)
-
-
-def _check_language(text: str, language: str | None) -> tuple[str, str] | None:
-    scripts = _SCRIPTS.get(language or "")
-    if scripts is None:
-        return None
-    letters = [c for c in text if c.isalpha()]
-    in_script = sum(unicodedata.name(c, "").startswith(scripts) for c in letters)
-    if letters and in_script < 0.3 * len(letters):
-        return "wrong_language", f"{in_script} of {len(letters)} letters are in the script of {language}"
+    if context.checks.language and context.language and (told := wrong_language(negative.text, context.language)):
+        return "wrong_language", told
     return None
 
 
-def _check_written(negative: DraftNegative, positive: str) -> tuple[str, str] | None:
-    ratio = len(negative.text) / len(positive)
-    # Labels and phrases vary several times in length without giving anything away.
-    if len(positive) >= 200 and not _MIN_LENGTH_RATIO <= ratio <= _MAX_LENGTH_RATIO:
-        return "length_ratio", f"{ratio:.2f} times the positive's length"
-    known = {normalised(sentence) for sentence in _SENTENCE.split(positive)}
-    for sentence in _SENTENCE.split(negative.text):
-        if len(sentence.split()) >= _MIN_COPIED_WORDS and normalised(sentence) in known:
-            return "copied_sentence", f"copied from the positive: {sentence[:60]!r}"
-    return None
-
-
-def _check_edit(negative: DraftNegative, source: str) -> tuple[str, str] | None:
-    if normalised(negative.text) == normalised(source):
-        return "unchanged", "the edit equals its source"
+def _check_requirements(negative: DraftNegative, context: AnswerContext) -> _Found:
+    """What the answer says of the text has to be so: verbatim quotes, and critical requirements unmet."""
     if not negative.breaks_critical:
         return "not_critical", "the requirement that it breaks is not a critical one"
-    for quote in negative.quotes:
-        if quote.strip() and quote not in negative.text:
-            return "quote_not_in_text", f"quoted, but not in the text: {quote[:60]!r}"
-    changed = share_of_words_changed(source, negative.text)
-    if changed > _MAX_CHANGED_WORDS:
-        return "too_many_changes", f"{changed:.0%} of the words changed, at most {_MAX_CHANGED_WORDS:.0%} asked for"
+    for met in negative.met:
+        if met.is_met and met.quote.strip() and normalised(met.quote) not in normalised(negative.text):
+            return "quote_not_in_text", f"quoted, but not in the text: {met.quote[:60]!r}"
+    if negative.slot.critical_unmet is not None and negative.met:
+        unmet = sum(met.is_critical and not met.is_met for met in negative.met)
+        if unmet == 0:
+            return "requirement_met", "it meets every critical requirement, so it may be relevant itself"
+        if negative.slot.critical_unmet == "one" and unmet > 1:
+            return "too_many_unmet", f"{unmet} critical requirements are unmet where exactly one was asked for"
+    if context.checks.distinct_requirements and negative.requirement in {n.requirement for n in context.accepted}:
+        return "same_requirement", "an earlier negative of the answer breaks the same requirement"
+    return None
+
+
+def _check_written(negative: DraftNegative, context: AnswerContext) -> _Found:
+    checks, positive = context.checks, context.positive
+    if checks.length_ratio is not None and len(positive) >= _MIN_POSITIVE_CHARACTERS:
+        ratio = len(negative.text) / len(positive)
+        if not checks.length_ratio[0] <= ratio <= checks.length_ratio[1]:
+            return "length_ratio", f"{ratio:.2f} times the positive's length"
+    if copied := context.copies_sentence(negative.text):
+        return "copied_sentence", f"copied from the positive: {copied[:60]!r}"
+    if shared := context.shares_sentence(negative.text):
+        return "shared_sentence", f"stands in an earlier negative too: {shared[:60]!r}"
+    if checks.opening_words is not None:
+        opening = _opening(negative.text, checks.opening_words)
+        if opening is not None and opening in {_opening(n.text, checks.opening_words) for n in context.accepted}:
+            return "repeated_opening", f"an earlier negative begins with the same words: {opening!r}"
+    return None
+
+
+def _check_edit(negative: DraftNegative, context: AnswerContext) -> _Found:
+    source = context.sources[negative.edited_from or ""]
+    if negative.text == source and negative.slot.as_it_is:
+        return None
+    if normalised(negative.text) == normalised(source):
+        return "unchanged", "the edit equals its source"
+    most = context.checks.changed_words
+    if most is not None:
+        changed = share_of_words_changed(source, negative.text)
+        if changed > most:
+            return "too_many_changes", f"{changed:.0%} of the words changed, at most {most:.0%} asked for"
     return None
 
 
@@ -108,3 +172,13 @@ def share_of_words_changed(source: str, edited: str) -> float:
     before, after = source.split(), edited.split()
     blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks()
     return 1 - sum(block.size for block in blocks) / max(1, len(before))
+
+
+def _long_sentences(text: str, least_words: int) -> set[str]:
+    sentences = (normalised(sentence) for sentence in _SENTENCE.split(text))
+    return {sentence for sentence in sentences if sentence.count(" ") >= least_words - 1}
+
+
+def _opening(text: str, num_words: int) -> str | None:
+    words = text.split(maxsplit=num_words)
+    return normalised(" ".join(words[:num_words])) if len(words) > num_words else None

@@ -2,29 +2,42 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.files import digest_file
-from db.runs import Rejected, add_rejections, finish_run, start_run
+from db.runs import finish_run, start_run
 from db.store import Store
+from db.tables.examples import Task
 from db.tables.ledger import Completion, Rejection, Request, Run, RunRequest
 from db.tables.texts import Collection
-from generator.acceptance import accept
-from generator.engines.batch_file import BadLine, read_completions, write_requests
+from generator.acceptance import Accepting, RoundTrip
+from generator.desk import Desk, Progress
+from generator.engines import batch_file
+from generator.engines.batch_file import BadLine
 from generator.errors import GeneratorError
-from generator.ledger import Answer, enqueue, record, unread, wanted
-from generator.plan import plan_requests
+from generator.gate import Gate
+from generator.ledger import WorstCase, enqueue
+from generator.models import facts_of, refuse_if_shut_down
+from generator.plan import BLOCK, ROUND, Neighbours, Planned, Planner, Tally
 from generator.prompt_pack import PromptPack
-from generator.recipe import BatchFileEngine, CellPlan, GenerateRecipe, OpenAiEngine
+from generator.recipe import (
+    BatchFileEngine,
+    CellPlan,
+    GenerateRecipe,
+    OpenAiBatchEngine,
+    OpenAiEngine,
+    TaskPlan,
+    VllmEngine,
+)
 
 _CHUNK = 200
-Progress = Callable[[int, int | None], None]
+_Item = TypeVar("_Item")
 
 
 @dataclass(slots=True)
@@ -36,54 +49,126 @@ class GenerateReport:
     num_answered: int = 0
     num_new_answers: int = 0
     num_waiting: int = 0
+    num_failed: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     num_accepted: int = 0
+    num_suspect: int = 0
+    num_repaired_json: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     input_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
+    spent_usd: float | None = None
+    is_out_of_budget: bool = False
+    is_stopped: bool = False
     bad_lines: list[BadLine] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def generate(store: Store, recipe: GenerateRecipe, *, progress: Progress = lambda done, total: None) -> GenerateReport:
+@dataclass(frozen=True, slots=True)
+class Helpers:
+    """What generation is handed from outside, by plan table where that matters: who finds neighbours of a query, who
+    measures similarity, and who checks that a query retrieves its document."""
+
+    neighbours: Neighbours | None = None
+    gate: Gate | None = None
+    round_trips: dict[int, RoundTrip] = field(default_factory=dict)
+
+
+def generate(
+    store: Store,
+    recipe: GenerateRecipe,
+    *,
+    helpers: Helpers | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> GenerateReport:
     """Bring the run of this recipe as far as its engine's answers allow.
 
     Raises:
-        GeneratorError: The plan cannot be made, or more completions were refused than the recipe allows.
+        GeneratorError: The plan cannot be made, the model was switched off, or more completions were refused than the
+            recipe allows.
         EngineStopped: The engine cannot go on; the run resumes when called again.
     """
-    resolved = {**recipe.identity(), **_contents(recipe)}
+    helpers = helpers or Helpers()
+    facts = facts_of(recipe.model)
+    refuse_if_shut_down(facts)
+    planner = Planner(recipe, helpers.neighbours)
+    key = _key(recipe)
     with store.write() as session:
-        run = start_run(session, "generate", recipe.name, resolved, recipe.seed)
-        run_id = run.id
+        run = start_run(session, "generate", recipe.name, resolved_recipe(recipe), recipe.seed)
+        run_id, spent = run.id, (run.spent_usd, run.spent_tokens)
     report = GenerateReport(recipe.name)
-    report.num_planned = _enqueue_plan(store, run_id, recipe)
-    if isinstance(recipe.engine, BatchFileEngine):
-        _ingest(store, run_id, recipe.engine, report)
-    else:
-        _ask(store, run_id, recipe.engine, report, progress)
-    _read_all(store, run_id, recipe, report, progress)
+    report.num_planned = _enqueue(store, run_id, recipe, planner.first)
+    with store.read() as session:
+        collections = [_collection_id(session, plan) for plan in recipe.plan]
+    worst = WorstCase(facts, recipe.max_output_tokens or facts.max_output, isinstance(recipe.engine, OpenAiBatchEngine))
+    desk = Desk(
+        store,
+        run_id,
+        Accepting(planner, run_id, collections, helpers.gate, helpers.round_trips),
+        worst=worst,
+        follow_ups=lambda: _follow_up(store, run_id, recipe, planner),
+        on_progress=on_progress,
+    )
+    desk.progress.spent_usd, desk.progress.spent_tokens = spent
+    desk.progress.num_planned = report.num_planned
+    with desk:
+        desk.read_waiting()
+        _ask(desk, recipe, key, report)
+    report.num_new_answers = desk.progress.num_new
+    report.is_out_of_budget, report.is_stopped = desk.progress.is_out_of_budget, desk.stopping.is_set()
     _summarise(store, run_id, report)
     _close(store, run_id, recipe, report)
     return report
 
 
-def _contents(recipe: GenerateRecipe) -> dict[str, str]:
-    """Digests of the files that decide what is asked: with other contents it is another run."""
-    contents = {"pack_digest": PromptPack.load(recipe.pack).digest}
-    if isinstance(recipe.plan, CellPlan):
-        if not recipe.plan.cells.is_file():
-            raise GeneratorError(f"plan.cells = {recipe.plan.cells}: no such file")
-        contents["cells_digest"] = digest_file(recipe.plan.cells)
-    return contents
+def resolved_recipe(recipe: GenerateRecipe) -> dict[str, object]:
+    """The recipe's identity with digests of the files that decide what is asked: other contents are another run."""
+    contents: dict[str, object] = {"pack_digest": PromptPack.load(recipe.pack).digest}
+    for number, plan in enumerate(recipe.plan):
+        if isinstance(plan, CellPlan):
+            if not plan.cells.is_file():
+                raise GeneratorError(f"plan.cells = {plan.cells}: no such file")
+            contents[f"cells_digest_{number}"] = digest_file(plan.cells)
+    return {**recipe.identity(), **contents}
 
 
-def _enqueue_plan(store: Store, run_id: int, recipe: GenerateRecipe) -> int:
+def _ask(desk: Desk, recipe: GenerateRecipe, key: str | None, report: GenerateReport) -> None:
+    engine = recipe.engine
+    if isinstance(engine, BatchFileEngine):
+        batch_file.run(desk, engine, report.bad_lines.append)
+    elif isinstance(engine, OpenAiEngine):
+        from generator.engines import openai
+
+        openai.run(desk, engine, key)
+    elif isinstance(engine, OpenAiBatchEngine):
+        from generator.engines import openai_batch
+
+        openai_batch.run(desk, engine, key, report.bad_lines.append)
+    elif isinstance(engine, VllmEngine):
+        from generator.engines import vllm
+
+        vllm.run(desk, engine, recipe.model)
+
+
+def _key(recipe: GenerateRecipe) -> str | None:
+    engine = recipe.engine
+    if not isinstance(engine, OpenAiEngine | OpenAiBatchEngine):
+        return None
+    key = os.environ.get(engine.api_key_env)
+    urls = engine.base_urls if isinstance(engine, OpenAiEngine) else (engine.base_url,)
+    if not key and any("api.openai.com" in url for url in urls):
+        raise GeneratorError(f"engine.api_key_env = {engine.api_key_env!r}: this environment variable is not set")
+    return key
+
+
+def _enqueue(store: Store, run_id: int, recipe: GenerateRecipe, planned: Callable[[Session], Iterator[Planned]]) -> int:
+    """Put what is planned into the ledger, as far as it is not there. Returns how many there are."""
     num = 0
     with store.read() as reading:
-        for chunk in _chunks(plan_requests(reading, recipe)):
+        for chunk in _chunks(planned(reading)):
             num += len(chunk)
             indices = [item.plan_index for item in chunk]
             known = reading.scalar(
@@ -96,77 +181,78 @@ def _enqueue_plan(store: Store, run_id: int, recipe: GenerateRecipe) -> int:
     return num
 
 
-def _chunks(items: Any) -> Any:
+def _follow_up(store: Store, run_id: int, recipe: GenerateRecipe, planner: Planner) -> int:
+    """Second stages and refills of cells that lack accepted texts. Returns how many requests that adds."""
+    num = 0
+    for number, plan in enumerate(recipe.plan):
+        if not isinstance(plan, CellPlan) and (isinstance(plan, TaskPlan) or plan.accepted_per_cell):
+            with store.read() as session:
+                tally = tally_of(session, run_id, planner, number)
+            num += _enqueue(store, run_id, recipe, lambda s, n=number, t=tally: planner.more(s, n, t))  # type: ignore[misc]
+    return num
+
+
+def tally_of(session: Session, run_id: int, planner: Planner, number: int) -> Tally:
+    """What came of the cells of one plan table so far, from the store."""
+    asked: Counter[int] = Counter()
+    pending: Counter[int] = Counter()
+    accepted: dict[int, Counter[int]] = {}
+    is_brainstormed = True
+    rows = session.execute(
+        select(RunRequest.plan_index, RunRequest.outcome, RunRequest.notes, Request.state)
+        .join(Request, Request.id == RunRequest.request_id)
+        .where(RunRequest.run_id == run_id),
+        execution_options={"yield_per": 5_000},
+    )
+    for plan_index, outcome, notes, state in rows:
+        if plan_index % ROUND // BLOCK != number:
+            continue
+        is_open = outcome is None and state != "failed"
+        placed = planner.place_of(plan_index)
+        if placed is None:
+            is_brainstormed = is_brainstormed and not is_open
+            continue
+        cell = placed[1].cell
+        asked[cell] += plan_index < ROUND
+        pending[cell] += is_open
+        accepted.setdefault(cell, Counter()).update((notes or {}).get("ranks", ()))
+    tasks: tuple[tuple[int, str, str], ...] = ()
+    if is_brainstormed and isinstance(planner.recipe.plan[number], TaskPlan):
+        tasks = tuple(_tasks(session, run_id, number, planner.recipe.plan[number].tasks_per_type))  # type: ignore[union-attr]
+    return Tally(
+        dict(asked), dict(pending), {cell: dict(ranks) for cell, ranks in accepted.items()}, tasks, is_brainstormed
+    )
+
+
+def _tasks(session: Session, run_id: int, number: int, per_type: int) -> Iterator[tuple[int, str, str]]:
+    """Tasks that this table's brainstorms brought, in turn over the types so that each gets its share."""
+    low, high = number * BLOCK, number * BLOCK + BLOCK // 2
+    rows = session.execute(
+        select(RunRequest.plan_index, RunRequest.notes).where(
+            RunRequest.run_id == run_id, RunRequest.outcome.in_(("accepted", "partial"))
+        )
+    ).all()
+    keys = [
+        key for index, notes in sorted(rows, key=lambda row: (row[0] % ROUND, row[0]))
+        if low <= index % ROUND < high for key in (notes or {}).get("tasks", ())
+    ]  # fmt: skip
+    by_type: dict[str, list[tuple[int, str, str]]] = {}
+    for key in dict.fromkeys(keys):
+        task = session.get_one(Task, key)
+        by_type.setdefault(task.task_type, []).append((task.id, task.task_type, task.instruction))
+    columns = [tasks[:per_type] for _, tasks in sorted(by_type.items())]
+    for turn in range(max((len(column) for column in columns), default=0)):
+        yield from (column[turn] for column in columns if turn < len(column))
+
+
+def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, _CHUNK)):
         yield chunk
 
 
-def _ingest(store: Store, run_id: int, engine: BatchFileEngine, report: GenerateReport) -> None:
-    """Record the file's answers to requests that have none yet."""
-    with store.read() as session:
-        rows = session.execute(
-            select(RunRequest.custom_id, RunRequest.request_id, Request.state)
-            .join(Request, Request.id == RunRequest.request_id)
-            .where(RunRequest.run_id == run_id)
-        )
-        request_of: dict[str, int] = {}
-        open_requests: set[int] = set()
-        failed: set[int] = set()
-        for custom_id, request, state in rows:
-            request_of[custom_id] = request
-            if state != "done":
-                open_requests.add(request)
-            if state == "failed":
-                failed.add(request)
-    if engine.completions.is_file() or engine.requests is None:
-        for chunk in _chunks(read_completions(engine.completions, request_of)):
-            bad = [line for line in chunk if isinstance(line, BadLine)]
-            answers = [line for line in chunk if isinstance(line, Answer) and line.request_id in open_requests]
-            # A failure that is recorded is not recorded again each time the same file is read.
-            new = [answer for answer in answers if answer.text is not None or answer.request_id not in failed]
-            open_requests -= {answer.request_id for answer in new if answer.text is not None}
-            report.bad_lines += bad
-            report.num_new_answers += len(new)
-            if new or bad:
-                with store.write() as session:
-                    record(session, new)
-                    add_rejections(session, run_id, [Rejected(b.where, 0, b.reason, b.detail) for b in bad])
-    if engine.requests is not None and open_requests:
-        with store.read() as session:
-            write_requests(engine.requests, wanted(session, run_id))
-
-
-def _ask(store: Store, run_id: int, engine: OpenAiEngine, report: GenerateReport, progress: Progress) -> None:
-    from generator.engines.openai import ask_all
-
-    key = os.environ.get(engine.api_key_env)
-    if key is None and "api.openai.com" in engine.base_url:
-        raise GeneratorError(f"engine.api_key_env = {engine.api_key_env!r}: this environment variable is not set")
-
-    def asked(num: int) -> None:
-        report.num_new_answers = num
-        progress(num, report.num_planned)
-
-    ask_all(store, run_id, engine, key, asked)
-
-
-def _read_all(store: Store, run_id: int, recipe: GenerateRecipe, report: GenerateReport, progress: Progress) -> None:
-    """Turn completions into candidates, a group a transaction."""
-    num_read = 0
-    while True:
-        with store.write() as session:
-            collection = _collection_id(session, recipe.plan.collection)
-            items = unread(session, run_id, _CHUNK)
-            for item in items:
-                accept(session, run_id, item, collection)
-        if not items:
-            return
-        num_read += len(items)
-        progress(num_read, report.num_planned)
-
-
-def _collection_id(session: Session, name: str | None) -> int | None:
+def _collection_id(session: Session, plan: Any) -> int | None:
+    name = getattr(plan, "collection", None)
     return session.scalar(select(Collection.id).where(Collection.name == name)) if name else None
 
 
@@ -174,33 +260,56 @@ def _summarise(store: Store, run_id: int, report: GenerateReport) -> None:
     """Totals of the run from the store, so that a resumed run reports the same as an uninterrupted one."""
     with store.read() as session:
         links = session.execute(
-            select(RunRequest.outcome, func.count(), func.sum(RunRequest.num_accepted))
+            select(RunRequest.outcome, Request.state, func.count(), func.sum(RunRequest.num_accepted))
+            .join(Request, Request.id == RunRequest.request_id)
             .where(RunRequest.run_id == run_id)
-            .group_by(RunRequest.outcome)
-        )
-        for outcome, num, accepted in links:
-            if outcome is None:
-                report.num_waiting = num
+            .group_by(RunRequest.outcome, Request.state)
+        ).all()
+        for outcome, state, num, accepted in links:
+            if outcome is None and state == "failed":
+                report.num_failed += num
+            elif outcome is None:
+                report.num_waiting += num
             else:
-                report.outcomes[outcome] = num
+                report.outcomes[outcome] = report.outcomes.get(outcome, 0) + num
                 report.num_accepted += int(accepted)
+        report.num_planned = sum(num for *_, num, _ in links)
         reasons = select(Rejection.reason, func.count()).where(Rejection.run_id == run_id).group_by(Rejection.reason)
         report.refused = dict(sorted((reason, num) for reason, num in session.execute(reasons)))
-        tokens = session.execute(
-            select(func.sum(Completion.input_tokens), func.sum(Completion.output_tokens), func.count(Completion.id))
-            .join(RunRequest, RunRequest.request_id == Completion.request_id)
-            .where(RunRequest.run_id == run_id, Completion.error.is_(None))
-        ).one()
-        report.input_tokens, report.output_tokens, report.num_answered = (int(value or 0) for value in tokens)
+        _sum_tokens(session, run_id, report)
+        for notes in session.scalars(
+            select(RunRequest.notes).where(RunRequest.run_id == run_id, RunRequest.notes.is_not(None)),
+            execution_options={"yield_per": 5_000},
+        ):
+            report.num_suspect += len((notes or {}).get("suspect", ()))
+            report.num_repaired_json += bool((notes or {}).get("json_repaired"))
+
+
+def _sum_tokens(session: Session, run_id: int, report: GenerateReport) -> None:
+    """Tokens of the answers that this run reads, whichever run paid for them; money is what this run paid."""
+    sums = session.execute(
+        select(
+            func.sum(Completion.input_tokens),
+            func.sum(Completion.cached_tokens),
+            func.sum(Completion.output_tokens),
+            func.count(func.distinct(Completion.request_id)),
+        )
+        .join(RunRequest, RunRequest.request_id == Completion.request_id)
+        .where(RunRequest.run_id == run_id, Completion.error.is_(None))
+    ).one()
+    values = [int(value or 0) for value in sums]
+    report.input_tokens, report.cached_tokens, report.output_tokens, report.num_answered = values
+    run = session.get_one(Run, run_id)
+    report.spent_usd = run.spent_usd if facts_of(run.recipe["model"]).has_price else None
 
 
 def _close(store: Store, run_id: int, recipe: GenerateRecipe, report: GenerateReport) -> None:
     read = sum(report.outcomes.values())
     share = report.outcomes.get("rejected", 0) / read if read else 0.0
     failed = share > recipe.max_rejected
-    state = "failed" if failed else "running" if report.num_waiting else "finished"
+    state = "failed" if failed else "running" if report.num_waiting or report.num_failed else "finished"
     totals = report.to_dict()
-    for fleeting in ("num_new_answers", "bad_lines"):
+    for fleeting in ("num_new_answers", "bad_lines", "is_stopped"):
         totals.pop(fleeting)
     with store.write() as session:
         finish_run(session, session.get_one(Run, run_id), totals, state=state)

@@ -1,226 +1,337 @@
-"""The plan: what to ask, as a pure function of the recipe, its seed and the imported collection.
+"""The plan: what to ask, as a pure function of the recipe, its seed, what was imported and what was answered.
 
-A cell says what one request asks. Cells come from a file, or are drawn: pairs by counter-based order, attributes
-balanced over their combinations, so that resuming or sharding never changes the sample.
+Plan indices: a [[plan]] table starts every `BLOCK`; within it stand the places of its cells, after them the second
+stage. A repair of the request at index i has index i + its round times `ROUND`.
 """
 
-import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.digest import counter_uniform
-from db.tables.texts import Collection, CollectionQuery, Document, Passage, Qrel, Query
+from generator.cells import Cells, FileCell, Place, read_cells
+from generator.collection_texts import CollectionTexts, draw_documents, draw_pairs
 from generator.errors import GeneratorError
-from generator.prompt_pack import PromptPack
-from generator.recipe import CellPlan, DrawnPlan, GenerateRecipe
+from generator.prompt_pack import Entry, PromptPack, attribute_set
+from generator.recipe import CellPlan, DocumentPlan, GenerateRecipe, PairPlan, TaskPlan
+from generator.wire import wire_body
 
+BLOCK = 1_000_000_000
+ROUND = 1_000_000_000_000
+_STAGE_TWO = BLOCK // 2
 
-class _Cell(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    custom_id: str = Field(min_length=1)
-    attributes: dict[str, Any] = {}
-
-
-class GradedNegativesCell(_Cell):
-    kind: Literal["graded_negatives"]
-    query_id: str
-    positive_id: str
-
-
-class MinimalEditCell(_Cell):
-    kind: Literal["minimal_edit"]
-    query_id: str
-    positive_id: str
-    neighbour_id: str
-
-
-class TaskBrainstormCell(_Cell):
-    kind: Literal["task_brainstorm"]
-    task_type: str
-
-
-class GradedExampleCell(_Cell):
-    kind: Literal["graded_example"]
-    task: str
-    task_type: str
-
-
-Cell = GradedNegativesCell | MinimalEditCell | TaskBrainstormCell | GradedExampleCell
-_CELL: TypeAdapter[Cell] = TypeAdapter(Annotated[Cell, Field(discriminator="kind")])
+# Passage keys of documents near a query, the nearest first, none of them judged relevant to it.
+Neighbours = Callable[[str, int], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One request of the plan: where it stands, its wire body, and what its completion will be about."""
+    """One request of the plan: where it stands, its wire body, and what its completion will be about (store keys)."""
 
     plan_index: int
-    cell: Cell
+    custom_id: str
+    kind: str
+    attributes: dict[str, Any]
+    source: dict[str, Any]
     body: dict[str, Any]
-    source: dict[str, int | str]
+    sample_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
-    key: int
-    text: str
+class Tally:
+    """What came of the cells of one plan table: requests so far, those still open, and accepted texts by rank."""
+
+    asked: dict[int, int]
+    pending: dict[int, int]
+    accepted: dict[int, dict[int, int]]
+    tasks: tuple[tuple[int, str, str], ...] = ()
+    is_brainstormed: bool = False
 
 
-def plan_requests(session: Session, recipe: GenerateRecipe) -> Iterator[Planned]:
-    """Every request of the recipe, in order.
+class Planner:
+    """Plans a recipe: what to ask first, and what else once answers have come."""
 
-    Raises:
-        GeneratorError: A cell is malformed, or names an id that the collection does not have.
-    """
-    pack = PromptPack.load(recipe.pack)
-    texts = _CollectionTexts(session, recipe.plan.collection)
-    for index, cell in enumerate(cells_of(session, recipe)):
-        variables, source = _variables(cell, recipe, pack, texts)
-        prompt = pack.render(cell.kind, {**cell.attributes, **variables})
-        yield Planned(index, cell, wire_body(recipe, prompt), source)
+    def __init__(self, recipe: GenerateRecipe, neighbours: Neighbours | None = None) -> None:
+        self.recipe, self.pack = recipe, PromptPack.load(recipe.pack)
+        self._neighbours = neighbours
 
+    def first(self, session: Session) -> Iterator[Planned]:
+        """Every request that is known from the start, in order.
 
-def wire_body(recipe: GenerateRecipe, prompt: str) -> dict[str, Any]:
-    """The Chat Completions body, as it goes over the wire."""
-    return {
-        "model": recipe.model,
-        "messages": [{"role": "user", "content": prompt}],
-        "response_format": {"type": "json_object"},
-        "temperature": recipe.temperature,
-    }
+        Raises:
+            GeneratorError: A cell is malformed, or names what the collection or the pack does not have.
+        """
+        for number, plan in enumerate(self.recipe.plan):
+            if isinstance(plan, CellPlan):
+                yield from self._from_file(session, plan, number * BLOCK)
+            elif isinstance(plan, TaskPlan):
+                yield from self._brainstorms(plan, number * BLOCK)
+            else:
+                cells = self.cells(number)
+                num = plan.num or (plan.accepted_per_cell or 0) * len(cells)
+                yield from self._drawn(session, number, [cells.place(place) for place in range(num)])
 
+    def more(self, session: Session, number: int, tally: Tally) -> Iterator[Planned]:
+        """What one plan table asks next: examples of brainstormed tasks, and refills of cells that lack texts."""
+        plan = self.recipe.plan[number]
+        if isinstance(plan, CellPlan) or (isinstance(plan, TaskPlan) and not tally.is_brainstormed):
+            return
+        cells = self.cells(number)
+        places = list(_wanted_places(plan, cells, tally, len(self._ranks(plan))))
+        if isinstance(plan, TaskPlan):
+            yield from self._examples(plan, number * BLOCK, places, tally.tasks)
+        elif places:
+            yield from self._drawn(session, number, sorted(places, key=lambda place: place.number))
 
-def cells_of(session: Session, recipe: GenerateRecipe) -> Iterator[Cell]:
-    if isinstance(recipe.plan, CellPlan):
-        return _read_cells(recipe.plan.cells)
-    return iter(_draw_cells(_judged_pairs(session, recipe.plan), recipe.plan, recipe.seed))
+    def cells(self, number: int) -> Cells:
+        """The attribute cells of one plan table.
 
+        Raises:
+            GeneratorError: The table names an attribute set that does not exist.
+        """
+        plan = self.recipe.plan[number]
+        assert not isinstance(plan, CellPlan)
+        entry = self.pack.entry(plan.entry)
+        chosen = {key: (value,) for key, value in self._choices(plan, entry).items()}
+        attributes = {key: values for key, values in self._attributes(plan, entry).items() if key not in chosen}
+        return Cells(attributes, self.recipe.seed, f"cells {number}")
 
-def _read_cells(path: Path) -> Iterator[Cell]:
-    if not path.is_file():
-        raise GeneratorError(f"plan.cells = {path}: no such file")
-    seen: set[str] = set()
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path.name}:{number}"
-            try:
-                cell = _CELL.validate_python(orjson.loads(line))
-            except orjson.JSONDecodeError as error:
-                raise GeneratorError(f"{where}: not JSON: {error}") from error
-            except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                field = ".".join(str(part) for part in first["loc"])
-                raise GeneratorError(f"{where}: field {field!r}: {first['msg']}") from error
-            if cell.custom_id in seen:
-                raise GeneratorError(f"{where}: custom_id {cell.custom_id!r} stands twice in the plan")
-            seen.add(cell.custom_id)
-            yield cell
+    def place_of(self, plan_index: int) -> tuple[int, Place] | None:
+        """(plan table, place) of a plan index; None for brainstorms and for plans from a file. Repairs count too."""
+        number, inside = divmod(plan_index % ROUND, BLOCK)
+        plan = self.recipe.plan[number]
+        if isinstance(plan, CellPlan):
+            return None
+        if isinstance(plan, TaskPlan):
+            return (number, self.cells(number).place(inside - _STAGE_TWO)) if inside >= _STAGE_TWO else None
+        return number, self.cells(number).place(inside)
 
+    def _ranks(self, plan: PairPlan | TaskPlan | DocumentPlan) -> Sequence[int]:
+        """Ranks that every cell has to fill; an entry without slots fills one."""
+        return range(1, max(1, len(self.pack.entry(plan.entry).facts.slots)) + 1)
 
-def _judged_pairs(session: Session, plan: DrawnPlan) -> list[tuple[str, str]]:
-    rows = session.execute(
-        select(CollectionQuery.external_id, Document.external_id)
-        .select_from(Qrel)
-        .join(CollectionQuery, Qrel.collection_query_id == CollectionQuery.id)
-        .join(Document, Qrel.document_id == Document.id)
-        .join(Collection, CollectionQuery.collection_id == Collection.id)
-        .where(Collection.name == plan.collection, Qrel.split == plan.split, Qrel.relevance > 0)
-    )
-    pairs = sorted((query, document) for query, document in rows)
-    if len(pairs) < plan.num_pairs:
-        raise GeneratorError(
-            f"plan.num_pairs = {plan.num_pairs}, but collection {plan.collection!r} has {len(pairs)} judged pairs in "
-            f"split {plan.split!r}: import it first, or ask for fewer"
-        )
-    return pairs
+    def _attributes(self, plan: PairPlan | TaskPlan | DocumentPlan, entry: Entry) -> dict[str, tuple[str, ...]]:
+        given = plan.attributes if plan.attributes is not None else entry.facts.attributes
+        if given is None:
+            return {}
+        return dict(attribute_set(given) if isinstance(given, str) else given)
 
+    def _choices(self, plan: PairPlan | TaskPlan | DocumentPlan, entry: Entry) -> dict[str, tuple[str, ...]]:
+        """Attributes whose value the model chooses from the whole set."""
+        attributes = self._attributes(plan, entry)
+        return {name: attributes.get(name, ()) for name in entry.facts.choose}
 
-def _draw_cells(pairs: Sequence[tuple[str, str]], plan: DrawnPlan, seed: int) -> list[Cell]:
-    """The first `num_pairs` pairs in drawn order; each round over the attribute combinations is shuffled anew."""
-    order = sorted(pairs, key=lambda pair: counter_uniform(seed, "pair", *pair))[: plan.num_pairs]
-    names = sorted(plan.attributes)
-    combinations = list(product(*(plan.attributes[name] for name in names)))
-    cells: list[Cell] = []
-    for index, (query, positive) in enumerate(order):
-        turn, place = divmod(index, len(combinations))
-        shuffled = sorted(
-            range(len(combinations)), key=lambda number: counter_uniform(seed, "attributes", turn, number)
-        )
-        drawn: dict[str, Any] = dict(zip(names, combinations[shuffled[place]], strict=True))
-        cells.append(
-            GradedNegativesCell(
-                custom_id=f"gn-{query}-{positive}",
-                kind="graded_negatives",
-                query_id=query,
-                positive_id=positive,
-                attributes=drawn,
+    def _variables(self, plan: PairPlan | TaskPlan | DocumentPlan, values: dict[str, str]) -> dict[str, object]:
+        entry = self.pack.entry(plan.entry)
+        return {**values, **{f"{name}s": list(values) for name, values in self._choices(plan, entry).items()}}
+
+    def _planned(
+        self,
+        entry: Entry,
+        *,
+        plan_index: int,
+        custom_id: str,
+        variables: dict[str, object],
+        attributes: dict[str, Any],
+        source: dict[str, Any],
+        sample_index: int = 0,
+    ) -> Planned:
+        body = wire_body(self.recipe, entry, entry.render(variables), key=custom_id)
+        return Planned(plan_index, custom_id, entry.name, attributes, source, body, sample_index)
+
+    def _from_file(self, session: Session, plan: CellPlan, start: int) -> Iterator[Planned]:
+        texts = CollectionTexts(session, plan.collection)
+        for index, cell in enumerate(read_cells(plan.cells), start=start):
+            entry = self.pack.entry(cell.kind)
+            variables, source = _file_variables(cell, entry, plan, texts)
+            yield self._planned(
+                entry,
+                plan_index=index,
+                custom_id=cell.custom_id,
+                variables={**cell.attributes, **variables},
+                attributes=cell.attributes,
+                source=source,
             )
+
+    def _brainstorms(self, plan: TaskPlan, start: int) -> Iterator[Planned]:
+        entry = self.pack.entry(plan.brainstorm)
+        topics = plan.topics or ("",)
+        per_type = -(-plan.tasks_per_type // plan.tasks_per_request)
+        index = 0
+        for task_type in plan.task_types:
+            for turn in range(max(per_type, len(topics))):
+                topic = topics[turn % len(topics)]
+                yield self._planned(
+                    entry,
+                    plan_index=start + index,
+                    custom_id=f"tb{start // BLOCK}-{task_type}-{turn}",
+                    variables={
+                        "num_tasks": plan.tasks_per_request,
+                        "topic": topic,
+                        "task_type_description": _described(entry, task_type),
+                    },
+                    attributes={"topic": topic} if topic else {},
+                    source={"task_type": task_type},
+                    # The same words ask again for other tasks.
+                    sample_index=turn // len(topics),
+                )
+                index += 1
+
+    def _examples(
+        self, plan: TaskPlan, start: int, places: Sequence[Place], tasks: Sequence[tuple[int, str, str]]
+    ) -> Iterator[Planned]:
+        if places and not tasks:
+            raise GeneratorError("no brainstormed task was accepted, so there is nothing to write examples for")
+        entry, cells = self.pack.entry(plan.entry), self.cells(start // BLOCK)
+        for place in sorted(places, key=lambda place: place.number):
+            again, which = divmod(place.number, len(tasks))
+            _, task_type, task = tasks[which]
+            values = cells.values(place.cell)
+            yield self._planned(
+                entry,
+                plan_index=start + _STAGE_TWO + place.number,
+                custom_id=f"ex{start // BLOCK}-{place.number}",
+                variables={**self._variables(plan, values), "task": task, "task_type": task_type},
+                attributes=dict(values),
+                source={"task": task, "task_type": task_type},
+                sample_index=again,
+            )
+
+    def _drawn(self, session: Session, number: int, places: Sequence[Place]) -> Iterator[Planned]:
+        plan = self.recipe.plan[number]
+        if isinstance(plan, PairPlan):
+            yield from self._pairs(session, plan, number * BLOCK, places)
+        elif isinstance(plan, DocumentPlan):
+            yield from self._documents(session, plan, number * BLOCK, places)
+
+    def _pairs(self, session: Session, plan: PairPlan, start: int, places: Sequence[Place]) -> Iterator[Planned]:
+        pairs = draw_pairs(session, plan.collection, plan.split, self.recipe.seed)
+        _refuse_too_many(plan.num, len(pairs), f"judged pairs in split {plan.split!r}", plan.collection)
+        entry, cells = self.pack.entry(plan.entry), self.cells(start // BLOCK)
+        texts = CollectionTexts(session, plan.collection)
+        for place in places:
+            again, which = divmod(place.number, len(pairs))
+            query, positive = texts.pair(*pairs[which])
+            values = cells.values(place.cell)
+            near = self._near(entry, query.text, query.key)
+            source = {"query": query.key, "positive": positive.key}
+            source |= {f"neighbour_{rank}": key for rank, key in enumerate(near, start=1)}
+            if len(near) < entry.facts.neighbours:
+                continue  # a query with fewer neighbours than the entry edits cannot be asked; the place stays empty
+            variables = {
+                **self._variables(plan, values),
+                "task_instruction": plan.task_instruction,
+                "query": query.text,
+                "positive": positive.text,
+                **{f"neighbour_{rank}": texts.passage_text(key) for rank, key in enumerate(near, start=1)},
+            }
+            yield self._planned(
+                entry,
+                plan_index=start + place.number,
+                custom_id=f"pr{start // BLOCK}-{place.number}-{query.external_id}-{positive.external_id}"[:180],
+                variables=variables,
+                attributes=dict(values),
+                source=source,
+                sample_index=again,
+            )
+
+    def _near(self, entry: Entry, query: str, key: int) -> Sequence[int]:
+        if not entry.facts.neighbours:
+            return ()
+        if self._neighbours is None:
+            raise GeneratorError(f"entry {entry.name!r} needs neighbours of each pair, and none were given")
+        return self._neighbours(query, key)[: entry.facts.neighbours]
+
+    def _documents(
+        self, session: Session, plan: DocumentPlan, start: int, places: Sequence[Place]
+    ) -> Iterator[Planned]:
+        documents = draw_documents(session, plan.collection, self.recipe.seed)
+        _refuse_too_many(plan.num, len(documents), "documents", plan.collection)
+        entry, cells = self.pack.entry(plan.entry), self.cells(start // BLOCK)
+        texts = CollectionTexts(session, plan.collection)
+        for place in places:
+            again, which = divmod(place.number, len(documents))
+            document = texts.document(documents[which])
+            values = cells.values(place.cell)
+            yield self._planned(
+                entry,
+                plan_index=start + place.number,
+                custom_id=f"dc{start // BLOCK}-{place.number}-{document.external_id}"[:180],
+                variables={**self._variables(plan, values), "document": document.text},
+                attributes=dict(values),
+                source={"document": document.key},
+                sample_index=again,
+            )
+
+
+def _wanted_places(
+    plan: PairPlan | TaskPlan | DocumentPlan, cells: Cells, tally: Tally, num_ranks: int
+) -> Iterator[Place]:
+    """Places to ask now: the plan's first ones of a second stage, and refills of cells that lack accepted texts."""
+    if plan.num is not None:
+        if isinstance(plan, TaskPlan) and not tally.asked:
+            yield from (cells.place(number) for number in range(plan.num))
+        return
+    quota, most = plan.accepted_per_cell or 0, plan.most_per_cell or 0
+    for cell in range(len(cells)):
+        asked = tally.asked.get(cell, 0)
+        accepted = tally.accepted.get(cell, {})
+        lacking = max(quota - accepted.get(rank, 0) for rank in range(1, num_ranks + 1)) - tally.pending.get(cell, 0)
+        for turn in range(asked, min(asked + max(0, lacking), most)):
+            yield cells.place(cells.number(cell, turn))
+
+
+def _refuse_too_many(num: int | None, available: int, what: str, collection: str) -> None:
+    if available == 0 or (num is not None and num > available):
+        raise GeneratorError(
+            f"plan.num = {num}, but collection {collection!r} has {available} {what}: import it first, or ask for fewer"
         )
-    return cells
 
 
-class _CollectionTexts:
-    """Texts of a collection by external id, one small look-up each."""
-
-    def __init__(self, session: Session, name: str | None) -> None:
-        self._session, self._name = session, name
-        self._key = session.scalar(select(Collection.id).where(Collection.name == name)) if name else None
-
-    def query(self, external_id: str) -> _Text:
-        found = self._session.execute(
-            select(Query.id, Query.text)
-            .join(CollectionQuery, CollectionQuery.query_id == Query.id)
-            .where(CollectionQuery.collection_id == self._collection(), CollectionQuery.external_id == external_id)
-        ).one_or_none()
-        return self._found(found, "query", external_id)
-
-    def passage(self, external_id: str) -> _Text:
-        found = self._session.execute(
-            select(Passage.id, Passage.text)
-            .join(Document, Document.passage_id == Passage.id)
-            .where(Document.collection_id == self._collection(), Document.external_id == external_id)
-        ).one_or_none()
-        return self._found(found, "document", external_id)
-
-    def _collection(self) -> int:
-        if self._name is None:
-            raise GeneratorError("plan.collection is missing: name the imported collection that the cells refer to")
-        if self._key is None:
-            raise GeneratorError(f"plan.collection = {self._name!r} is not in the store: run 'gradus import' first")
-        return self._key
-
-    def _found(self, row: Any, what: str, external_id: str) -> _Text:
-        if row is None:
-            raise GeneratorError(f"the plan names {what} {external_id!r}, which collection {self._name!r} lacks")
-        return _Text(row[0], row[1])
+def _described(entry: Entry, task_type: str) -> str:
+    if task_type not in entry.task_types:
+        raise GeneratorError(f"prompt pack entry {entry.name!r} lacks task type {task_type!r} in its task_types.toml")
+    return entry.task_types[task_type]
 
 
-def _variables(
-    cell: Cell, recipe: GenerateRecipe, pack: PromptPack, texts: _CollectionTexts
-) -> tuple[dict[str, object], dict[str, int | str]]:
-    """What the template gets beside the attributes, and what the completion will be about (store ids)."""
-    if isinstance(cell, TaskBrainstormCell):
-        if cell.task_type not in pack.task_types:
-            raise GeneratorError(f"cell {cell.custom_id}: prompt pack {pack.name!r} lacks task type {cell.task_type!r}")
-        return {"task_type_description": pack.task_types[cell.task_type], "topic": ""}, {"task_type": cell.task_type}
-    if isinstance(cell, GradedExampleCell):
-        known: dict[str, int | str] = {"task": cell.task, "task_type": cell.task_type}
-        return {**known}, known
-    query, positive = texts.query(cell.query_id), texts.passage(cell.positive_id)
+def _file_variables(
+    cell: FileCell, entry: Entry, plan: CellPlan, texts: CollectionTexts
+) -> tuple[dict[str, object], dict[str, Any]]:
+    """What the template gets beside the attributes, and what the completion will be about (store keys)."""
+    subject = entry.facts.subject
+    if subject == "task_type":
+        task_type = _required(cell, "task_type")
+        return {"task_type_description": _described(entry, task_type), "topic": ""}, {"task_type": task_type}
+    if subject == "task":
+        known = {"task": _required(cell, "task"), "task_type": _required(cell, "task_type")}
+        return {**known}, {**known}
+    if subject == "document":
+        document = texts.passage(_required(cell, "document_id"))
+        return {"document": document.text}, {"document": document.key}
+    if subject != "pair":
+        raise GeneratorError(f"cell {cell.custom_id}: entry {entry.name!r} is for {subject}s, which a plan cannot ask")
+    query, positive = texts.query(_required(cell, "query_id")), texts.passage(_required(cell, "positive_id"))
+    source = {"query": query.key, "positive": positive.key}
     variables: dict[str, object] = {
-        "task_instruction": recipe.plan.task_instruction,
+        "task_instruction": plan.task_instruction,
         "query": query.text,
         "positive": positive.text,
     }
-    source: dict[str, int | str] = {"query": query.key, "positive": positive.key}
-    if isinstance(cell, MinimalEditCell):
-        neighbour = texts.passage(cell.neighbour_id)
-        variables["neighbour"], source["neighbour"] = neighbour.text, neighbour.key
+    if len(cell.neighbours) != entry.facts.neighbours:
+        raise GeneratorError(
+            f"cell {cell.custom_id}: {len(cell.neighbours)} neighbours where entry {entry.name!r} "
+            f"needs {entry.facts.neighbours}"
+        )
+    for rank, external_id in enumerate(cell.neighbours, start=1):
+        name = "neighbour" if entry.facts.neighbours == 1 else f"neighbour_{rank}"
+        found = texts.passage(external_id)
+        variables[name], source[name] = found.text, found.key
     return variables, source
+
+
+def _required(cell: FileCell, name: str) -> str:
+    value = getattr(cell, name)
+    if value is None:
+        raise GeneratorError(f"cell {cell.custom_id}: field {name!r} is missing, which kind {cell.kind!r} needs")
+    return str(value)

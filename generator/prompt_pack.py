@@ -1,30 +1,169 @@
-"""Prompt packs: folders of Jinja templates with a digest, rendered in a sandbox.
+"""Prompt packs: folders of entries, each a folder with a prompt, a response schema and what code checks.
 
-A pack is named by its folder's name here, or by a path to a user's own folder.
+A pack is named by its folder's name here, or by a path to a user's own folder. An entry is `prompt.j2` (Jinja,
+rendered in a sandbox), `schema.json` (the response schema) and `entry.toml` (whom it asks about, which parts it
+answers with, which checks they must pass), so that a new way of making negatives needs no code.
 """
 
 import hashlib
 import tomllib
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
+import jsonschema_rs
+import orjson
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from generator.errors import GeneratorError
 
 _BUNDLED = Path(__file__).parent / "prompts"
+_ATTRIBUTES = Path(__file__).with_name("attributes.toml")
+# What the template puts where its stable part ends; no text holds it.
+_BREAK = "\x1e"
+# Every field of an answer that code reads, whichever entry it answers.
+_READ = frozenset(
+    {
+        "query", "positive", "negatives", "edits", "tasks", "queries", "text", "evidence", "similarity_level", "source",
+        "script", "find", "replace", "violated_requirement", "requirements", "critical", "requirements_met", "index",
+        "met", "quote", "self_check", "answers_query",
+    }
+)  # fmt: skip
+Attributes = Mapping[str, tuple[str, ...]]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Slot(_Table):
+    """One negative that an answer has to bring, in order; the first has rank 1, the hardest.
+
+    `level` is what the answer must call it, `source` the text that it must edit (`as_it_is` allows an empty script),
+    `critical_unmet` how many critical requirements it must fail: exactly one, or some.
+    """
+
+    grade: Literal["hard", "medium", "easy"]
+    level: str | None = None
+    source: str | None = None
+    as_it_is: bool = False
+    critical_unmet: Literal["one", "some"] | None = None
+
+
+class Checks(_Table):
+    """What code checks of every part beside its shape; what is None is not checked."""
+
+    length_ratio: tuple[float, float] | None = None
+    copied_words: int | None = Field(None, ge=1, description="Shortest sentence, in words, that counts as copied.")
+    shared_words: int | None = Field(None, ge=1, description="The same, between two negatives of an answer.")
+    opening_words: int | None = Field(None, ge=1, description="Two negatives must not begin with the same words.")
+    changed_words: float | None = Field(None, gt=0, le=1, description="Largest share of a source's words changed.")
+    distinct_requirements: bool = False
+    language: bool = False
+
+
+class EntryFacts(_Table):
+    """The contents of entry.toml."""
+
+    title: str
+    subject: Literal["pair", "task_type", "task", "document", "judgement"]
+    parts: Literal["negatives", "edits", "tasks", "queries", "none"] = "negatives"
+    response_format: Literal["json_object", "json_schema"] = "json_schema"
+    attributes: str | None = None
+    choose: tuple[str, ...] = ()
+    neighbours: int = Field(0, ge=0, le=20)
+    slots: tuple[Slot, ...] = ()
+    checks: Checks = Checks()
+
+
+class Entry:
+    """One prompt of a pack with its response schema and checks."""
+
+    def __init__(self, folder: Path, environment: SandboxedEnvironment) -> None:
+        self.name, self.folder, self._environment = folder.name, folder, environment
+        self.facts = self._read_facts()
+        self.schema = self._read_schema()
+        parts = self.facts.parts
+        self._parts_schema = self.schema.get("properties", {}).get(parts, {}).get("items", {})
+        if parts != "none" and not self._parts_schema:
+            raise GeneratorError(
+                f"{folder}/schema.json: properties.{parts}.items is missing, entry.toml names {parts!r}"
+            )
+
+    def render(self, variables: Mapping[str, object]) -> tuple[str, str]:
+        """The prompt's stable part and the rest; the first is empty where the template does not mark it.
+
+        Raises:
+            GeneratorError: The template needs a variable that is not given, or is malformed.
+        """
+        text = self._render("prompt.j2", {**variables, "stable_part_ends": _BREAK})
+        stable, mark, rest = text.partition(f"{_BREAK}\n")
+        return (stable, rest) if mark else ("", text)
+
+    def render_repair(self, faults: list[dict[str, object]]) -> str:
+        """The follow-up that asks for the failed parts alone; an entry may bring its own repair.j2."""
+        template = "repair.j2" if not (self.folder / "repair.j2").is_file() else f"{self.name}/repair.j2"
+        return self._environment.get_template(template).render(faults=faults, parts=self.facts.parts)
+
+    @cached_property
+    def task_types(self) -> dict[str, str]:
+        """How the entry describes each type of task, from its task_types.toml."""
+        path = self.folder / "task_types.toml"
+        return {str(k): str(v) for k, v in tomllib.loads(path.read_text()).items()} if path.is_file() else {}
+
+    @cached_property
+    def whole(self) -> jsonschema_rs.Validator:
+        """Validates an answer but for its parts, so that a bad one does not cost the good ones beside it."""
+        loose = _what_we_read(self.schema)
+        if self.facts.parts != "none":
+            loose["properties"][self.facts.parts] = {"type": "array"}
+        return jsonschema_rs.validator_for(loose)
+
+    @cached_property
+    def part(self) -> jsonschema_rs.Validator:
+        """Validates one part of an answer."""
+        return jsonschema_rs.validator_for(_what_we_read(self._parts_schema))
+
+    def _render(self, template: str, variables: Mapping[str, object]) -> str:
+        try:
+            return self._environment.get_template(f"{self.name}/{template}").render(variables)
+        except TemplateError as error:
+            raise GeneratorError(f"{self.folder}/{template}: {error}") from error
+
+    def _read_facts(self) -> EntryFacts:
+        path = self.folder / "entry.toml"
+        try:
+            return EntryFacts.model_validate(tomllib.loads(path.read_text()))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise GeneratorError(f"{path}: {error}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise GeneratorError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+    def _read_schema(self) -> dict[str, Any]:
+        path = self.folder / "schema.json"
+        try:
+            schema: dict[str, Any] = orjson.loads(path.read_bytes())
+            jsonschema_rs.meta.validate(schema)
+        except (OSError, orjson.JSONDecodeError, jsonschema_rs.ValidationError) as error:
+            raise GeneratorError(f"{path}: not a JSON schema: {error}") from error
+        return schema
 
 
 class PromptPack:
-    """The templates of one folder. `digest` changes when any of its bytes does."""
+    """The entries of one folder. `digest` changes when any of its bytes does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = folder.name
         self._environment = SandboxedEnvironment(
-            loader=FileSystemLoader(folder), undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False
+            loader=FileSystemLoader([folder, _BUNDLED]), undefined=StrictUndefined, autoescape=False
         )
+        self._environment.filters["data"] = _as_data
+        self._entries: dict[str, Entry] = {}
 
     @classmethod
     def load(cls, name: str) -> "PromptPack":
@@ -34,27 +173,75 @@ class PromptPack:
             GeneratorError: Neither is there.
         """
         for folder in (_BUNDLED / name, Path(name)):
-            if folder.is_dir() and any(folder.glob("*.j2")):
+            if folder.is_dir() and any(folder.glob("*/entry.toml")):
                 return cls(folder)
-        bundled = ", ".join(sorted(path.name for path in _BUNDLED.iterdir() if path.is_dir()))
-        raise GeneratorError(f"pack = {name!r}: no such prompt pack; bundled: {bundled}; or give a folder of .j2 files")
+        bundled = ", ".join(pack.name for pack in bundled_packs())
+        raise GeneratorError(
+            f"pack = {name!r}: no such prompt pack; bundled: {bundled}; or give a folder whose subfolders hold "
+            "entry.toml, prompt.j2 and schema.json"
+        )
+
+    def entry(self, name: str) -> Entry:
+        """The entry of this name.
+
+        Raises:
+            GeneratorError: The pack has no such entry, or one of its files is malformed.
+        """
+        if name not in self._entries:
+            if name not in self.entry_names:
+                raise GeneratorError(
+                    f"prompt pack {self.name!r} has no entry {name!r}; it has {', '.join(self.entry_names)}"
+                )
+            self._entries[name] = Entry(self.folder / name, self._environment)
+        return self._entries[name]
+
+    @cached_property
+    def entry_names(self) -> tuple[str, ...]:
+        return tuple(sorted(path.parent.name for path in self.folder.glob("*/entry.toml")))
 
     @cached_property
     def digest(self) -> str:
         total = hashlib.sha256()
-        for path in sorted(self.folder.iterdir()):
-            total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            name = path.relative_to(self.folder).as_posix()
+            total.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
 
-    @cached_property
-    def task_types(self) -> dict[str, str]:
-        """How the pack describes each type of task, from its task_types.toml."""
-        path = self.folder / "task_types.toml"
-        return {str(k): str(v) for k, v in tomllib.loads(path.read_text()).items()} if path.is_file() else {}
 
-    def render(self, template: str, variables: dict[str, object]) -> str:
-        """The prompt; a variable that the template needs and does not get is an error, never an empty slot."""
-        try:
-            return self._environment.get_template(f"{template}.j2").render(variables)
-        except TemplateError as error:
-            raise GeneratorError(f"prompt pack {self.name!r}, template {template!r}: {error}") from error
+def bundled_packs() -> Iterator[PromptPack]:
+    """The packs that come with Gradus, by name."""
+    for folder in sorted(path for path in _BUNDLED.iterdir() if path.is_dir()):
+        yield PromptPack(folder)
+
+
+def attribute_set(name: str) -> Attributes:
+    """The named set of attributes and their values.
+
+    Raises:
+        GeneratorError: There is no such set.
+    """
+    sets = tomllib.loads(_ATTRIBUTES.read_text())
+    if name not in sets:
+        raise GeneratorError(
+            f"attributes = {name!r}: no such set; there are {', '.join(sorted(sets))}, or give a table"
+        )
+    return {key: tuple(values) for key, values in sets[name].items()}
+
+
+def _what_we_read(schema: Any) -> Any:
+    """The schema of the fields that code reads. Servers get the whole; an answer that lacks a plan, or has a field too
+    many, is good all the same."""
+    if isinstance(schema, list):
+        return [_what_we_read(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: value for key, value in schema.items() if (key, value) != ("additionalProperties", False)}
+    if isinstance(schema.get("properties"), dict):
+        kept["properties"] = {name: _what_we_read(of) for name, of in schema["properties"].items() if name in _READ}
+        kept["required"] = [name for name in schema.get("required", ()) if name in _READ]
+    return {key: value if key == "properties" else _what_we_read(value) for key, value in kept.items()}
+
+
+def _as_data(text: object) -> str:
+    """Inserted text cannot close the tag that it stands in."""
+    return str(text).replace("</", "<\\/").replace(_BREAK, " ")

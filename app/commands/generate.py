@@ -28,7 +28,7 @@ def generate(
 
     resolved = load_recipe(recipe, GenerateRecipe)
     with opened_store(store) as opened, progress_bar(f"Generating {resolved.name}") as progress:
-        report = run(opened, resolved, progress=progress)
+        report = run(opened, resolved, on_progress=lambda p: progress(p.num_answered, p.num_planned))
     rows = [
         ("requests planned", report.num_planned),
         ("answered", report.num_answered),

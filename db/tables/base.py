@@ -23,7 +23,7 @@ NAMING = {
 
 # SQLite gives an automatic key only to INTEGER PRIMARY KEY, which is 64 bits wide there.
 BigId = BigInteger().with_variant(Integer, "sqlite")
-Json = JSON().with_variant(JSONB, "postgresql")
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 Digest = String(64)
 
 

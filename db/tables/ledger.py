@@ -162,7 +162,7 @@ class CompletionBody(Base):
 
 
 class VendorBatch(Base):
-    """A file of requests that was handed to a Batch API. The row stands before the upload, so that none is sent twice."""
+    """A file of requests handed to a Batch API. The row stands before the upload, so that none is sent twice."""
 
     __tablename__ = "vendor_batch"
     __table_args__ = (

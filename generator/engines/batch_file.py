@@ -5,17 +5,25 @@ joined by `custom_id`; a bad line is named with file, line and field and never s
 """
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from db.tables.ledger import Request, RunRequest
+from generator.desk import Desk
+from generator.engines.chat import chat_answer, error_message
 from generator.errors import GeneratorError
-from generator.ledger import Answer, Wanted
+from generator.ledger import Answer, Wanted, wanted
+from generator.recipe import BatchFileEngine
 
 ENGINE = "batch_file"
+_CHUNK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +35,105 @@ class BadLine:
     detail: str
 
 
-def write_requests(path: Path, wanted: Iterator[Wanted]) -> int:
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a completions file that has the right shape: whose answer, and the row."""
+
+    where: str
+    custom_id: str
+    row: dict[str, Any]
+
+
+def run(desk: Desk, engine: BatchFileEngine, on_bad_line: Callable[[BadLine], None]) -> None:
+    """Read the completions that are there, and write the requests that still wait."""
+    if engine.completions.is_file() or engine.requests is None:
+        ingest(desk, engine.completions, on_bad_line)
+    if engine.requests is not None:
+        while desk.refill():
+            pass
+        with desk.store.read() as session:
+            write_requests(engine.requests, wanted(session, desk.run_id))
+
+
+def ingest(desk: Desk, path: Path, on_bad_line: Callable[[BadLine], None], *, engine: str = ENGINE) -> None:
+    """Settle the answers of a completions file, a chunk at a time; the first good answer to a request counts.
+
+    Raises:
+        GeneratorError: The file is missing or cannot be read to its end.
+    """
+    for chunk in _chunks(read_lines(path)):
+        lines = {line.custom_id: line for line in chunk if isinstance(line, Line)}
+        with desk.store.read() as session:
+            requests = _requests(session, desk.run_id, list(lines))
+        answers = []
+        for line in chunk:
+            bad = line if isinstance(line, BadLine) else None
+            if isinstance(line, Line) and line.custom_id not in requests:
+                bad = BadLine(line.where, "unknown_request", f"custom_id {line.custom_id!r} is no request of this run")
+            if bad is not None:
+                desk.reject(bad.where, bad.reason, bad.detail)
+                on_bad_line(bad)
+                continue
+            assert isinstance(line, Line)
+            request, state = requests[line.custom_id]
+            answer = answer_of(line.row, request, engine)
+            # A failure that is recorded is not recorded again each time the same file is read.
+            if state != "done" and (answer.text is not None or state != "failed"):
+                answers.append(answer)
+                requests[line.custom_id] = (request, "failed" if answer.text is None else "done")
+        desk.settle(_best(answers))
+
+
+def _best(answers: Iterable[Answer]) -> list[Answer]:
+    """One answer a request: a duplicate line must not be a second attempt in the same chunk."""
+    best: dict[int, Answer] = {}
+    for answer in answers:
+        known = best.get(answer.request_id)
+        if known is None or (known.text is None and answer.text is not None):
+            best[answer.request_id] = answer
+    return list(best.values())
+
+
+def _requests(session: Session, run_id: int, custom_ids: list[str]) -> dict[str, tuple[int, str]]:
+    """(request, its state) by custom id; ids that this run does not have are left out."""
+    rows = session.execute(
+        select(RunRequest.custom_id, RunRequest.request_id, Request.state)
+        .join(Request, Request.id == RunRequest.request_id)
+        .where(RunRequest.run_id == run_id, RunRequest.custom_id.in_(custom_ids))
+    )
+    return {custom_id: (request, state) for custom_id, request, state in rows}
+
+
+def _chunks(lines: Iterator[Line | BadLine]) -> Iterator[list[Line | BadLine]]:
+    while chunk := list(islice(lines, _CHUNK)):
+        yield chunk
+
+
+def write_requests(path: Path, items: Iterator[Wanted]) -> int:
     """Write the requests that wait for an answer; returns how many. The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     num = 0
     with partial.open("wb") as file:
-        for item in wanted:
+        for item in items:
             num += 1
-            line = {
-                "custom_id": item.custom_id,
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": item.body,
-            }
-            file.write(orjson.dumps(line) + b"\n")
-    partial.rename(path)
+            file.write(request_line(item))
+    if num:
+        partial.rename(path)
+    else:
+        partial.unlink()
+        path.unlink(missing_ok=True)
     return num
 
 
-def read_completions(path: Path, request_of: Mapping[str, int]) -> Iterator[Answer | BadLine]:
-    """Answers to the requests that `request_of` knows by custom id; everything else is a bad line.
+def request_line(item: Wanted) -> bytes:
+    """One line of a requests file."""
+    line = {"custom_id": item.custom_id, "method": "POST", "url": "/v1/chat/completions", "body": item.body}
+    return orjson.dumps(line) + b"\n"
+
+
+def read_lines(path: Path) -> Iterator[Line | BadLine]:
+    """The lines of a completions file that name a request; everything else is a bad line.
 
     Raises:
         GeneratorError: The file is missing or cannot be read to its end.
@@ -56,38 +142,33 @@ def read_completions(path: Path, request_of: Mapping[str, int]) -> Iterator[Answ
         raise GeneratorError(f"engine.completions = {path}: no such file; have the requests answered first")
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _answer(line, f"{path.name}:{number}", request_of)
+            for number, raw in enumerate(file, start=1):
+                if raw.strip():
+                    yield _line(raw, f"{path.name}:{number}")
     except (OSError, EOFError) as error:
         raise GeneratorError(f"{path}: cannot be read to its end: {error}") from error
 
 
-def _answer(line: bytes, where: str, request_of: Mapping[str, int]) -> Answer | BadLine:
+def _line(raw: bytes, where: str) -> Line | BadLine:
     try:
-        row = orjson.loads(line)
+        row = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         return BadLine(where, "malformed_line", f"not JSON: {error}")
     if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
         return BadLine(where, "malformed_line", "field 'custom_id' is missing or not a string")
-    request = request_of.get(row["custom_id"])
-    if request is None:
-        return BadLine(where, "unknown_request", f"custom_id {row['custom_id']!r} answers no request of this run")
+    return Line(where, row["custom_id"], row)
+
+
+def answer_of(row: dict[str, Any], request_id: int, engine: str) -> Answer:
+    """The answer in a row of the Batch format; an error object, or a status that is not 200, is an error."""
     response = row.get("response")
-    failure = _error_message(row.get("error")) or _response_error(response)
+    failure = error_message(row.get("error")) or _response_error(response)
     status = response.get("status_code") if isinstance(response, dict) else None
+    status = status if isinstance(status, int) else None
     if failure is not None:
-        return Answer(request, ENGINE, None, error=failure, status=status if isinstance(status, int) else None)
-    return chat_answer(request, ENGINE, response["body"], status=status, where=where)  # type: ignore[index]
-
-
-def _error_message(error: Any) -> str | None:
-    """The message of an error object; vllm run-batch nests it once more."""
-    if not error:
-        return None
-    if isinstance(error, dict):
-        return _error_message(error.get("error")) or str(error.get("message") or error)
-    return str(error)
+        return Answer(request_id, engine, None, error=failure, status=status)
+    assert isinstance(response, dict)
+    return chat_answer(request_id, engine, response["body"], status=status)
 
 
 def _response_error(response: Any) -> str | None:
@@ -95,38 +176,5 @@ def _response_error(response: Any) -> str | None:
         return "field 'response' is missing"
     status, body = response.get("status_code"), response.get("body")
     if status != 200 or not isinstance(body, dict):
-        return _error_message(body) or f"status {status}"
+        return error_message(body) or f"status {status}"
     return None
-
-
-def chat_answer(
-    request_id: int,
-    engine: str,
-    body: dict[str, Any],
-    *,
-    status: int | None,
-    where: str,
-    latency_s: float | None = None,
-) -> Answer | BadLine:
-    """The answer in a Chat Completions body; a refusal of the model is an error with its text."""
-    try:
-        choice = body["choices"][0]
-        message, finish_reason = choice["message"], choice.get("finish_reason")
-        content, refusal = message.get("content"), message.get("refusal")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return BadLine(where, "malformed_line", "field 'choices[0].message' is missing")
-    error = None
-    if not isinstance(content, str):
-        error = f"refused: {refusal}" if refusal else "field 'choices[0].message.content' is not a string"
-    usage = body.get("usage")
-    return Answer(
-        request_id,
-        engine,
-        None if error else content,
-        error=error,
-        status=status,
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        model_reported=body.get("model") if isinstance(body.get("model"), str) else None,
-        usage=usage if isinstance(usage, dict) else None,
-        latency_s=latency_s,
-    )

@@ -1,30 +1,39 @@
-"""The `openai` engine: Chat Completions at any base URL, live.
+"""The `openai` engine: Chat Completions at one base URL or several, live.
 
-A pull-based window of requests is in flight; its size backs off on 429 and 5xx and grows on success. Answers are
-committed in groups by one writer. aiohttp carries the wire: bodies and answers are plain JSON here, and the openai
-package would build and validate models for each of them.
+A pull-based window of requests is in flight at each endpoint; its size is halved on overload and grows on success.
+Retries wait beside the window, not in it. One thread works at the desk, so that answers are committed in groups while
+others travel. aiohttp carries the wire: bodies and answers are plain JSON here, and the openai package would build and
+validate models for each of them.
 """
 
 import asyncio
 import email.utils
+import heapq
+import itertools
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+import orjson
 
-from db.digest import canonical_json, counter_uniform
-from db.store import Store
-from generator.engines.batch_file import BadLine, chat_answer
+from db.digest import counter_uniform
+from generator.desk import Desk
+from generator.engines.chat import chat_answer, error_message
 from generator.errors import EngineStopped
-from generator.ledger import Answer, Wanted, lease, record, release_leases
+from generator.ledger import Answer, Wanted
 from generator.recipe import OpenAiEngine
 
 ENGINE = "openai"
-_GROUP_SIZE = 64
-_GROUP_WAIT_S = 0.05
+_GROUP_SIZE = 256
+_GROUP_WAIT_S = 0.02
 _MAX_BACKOFF_S = 60.0
 # The world is wrong, not the request: a wrong key, address or model would fail the next thousand in the same way.
 _FATAL = {401: "the key was refused", 403: "access was refused", 404: "no such address or model"}
@@ -35,14 +44,37 @@ class Window:
 
     def __init__(self, largest: int) -> None:
         self.largest, self.size, self._successes = largest, float(largest), 0
+        self._shrunk_at = float("-inf")
 
-    def shrink(self) -> None:
-        self.size, self._successes = max(1.0, self.size / 2), 0
+    def shrink(self, *, sent_at: float, now: float) -> bool:
+        """Halve it, once for all requests that were in flight together: they tell of the same overload.
+
+        Returns whether this one was the first to tell.
+        """
+        if sent_at < self._shrunk_at:
+            return False
+        self.size, self._successes, self._shrunk_at = max(1.0, self.size / 2), 0, now
+        return True
 
     def grow(self) -> None:
         self._successes += 1
         if self._successes >= self.size:
             self.size, self._successes = min(self.largest, self.size + 1), 0
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    """One base URL: its window, and whether it can still be asked."""
+
+    url: str
+    window: Window
+    in_flight: int = 0
+    paused_until: float = 0.0
+    unreachable_in_a_row: int = 0
+    lost: str | None = None
+
+    def has_room(self, now: float) -> bool:
+        return self.lost is None and self.in_flight < int(self.window.size) and self.paused_until <= now
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,144 +83,261 @@ class _Retry:
 
     reason: str
     status: int | None
-    after_s: float | None
+    after_s: float | None = None
+    is_unreachable: bool = False
 
 
-def ask_all(store: Store, run_id: int, engine: OpenAiEngine, key: str | None, progress: Callable[[int], None]) -> None:
-    """Ask every request of the run that has no answer, and record each answer. `progress` gets the number answered.
+def run(desk: Desk, engine: OpenAiEngine, key: str | None) -> None:
+    """Ask every request of the run that has no answer, and settle each answer.
 
     Raises:
-        EngineStopped: The server is unreachable, or refuses the key, the address or the model.
+        EngineStopped: No endpoint is left: unreachable, or it refuses the key, the address or the model.
     """
-    asyncio.run(_Asking(store, run_id, engine, key, progress).run())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_Asking(desk, engine, key).run())
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return None
+    return uvloop.new_event_loop
 
 
 class _Asking:
-    def __init__(
-        self, store: Store, run_id: int, engine: OpenAiEngine, key: str | None, progress: Callable[[int], None]
-    ) -> None:
-        self.store, self.run_id, self.engine, self.progress = store, run_id, engine, progress
-        self.url = engine.base_url.rstrip("/") + "/chat/completions"
+    def __init__(self, desk: Desk, engine: OpenAiEngine, key: str | None) -> None:
+        self.desk, self.engine = desk, engine
         self.headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-        self.window = Window(engine.concurrency)
-        self.answers: asyncio.Queue[Answer | None] = asyncio.Queue()
-        self.num_answered = 0
-        self.given_up: set[int] = set()
+        self.endpoints = [
+            _Endpoint(f"{url.rstrip('/')}/chat/completions", Window(engine.concurrency)) for url in engine.base_urls
+        ]
+        self.waiting: deque[tuple[Wanted, int]] = deque()
+        self.retries: list[tuple[float, int, Wanted, int]] = []
+        self.answers: list[Answer] = []
+        self.num_flying = 0
+        self.has_more, self.is_done = True, False
+        self.first_answer_at = 0.0
+        self._order = itertools.count()
+        self._turn = itertools.count()
+        self.desk_work = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self.failure: BaseException | None = None
 
     async def run(self) -> None:
+        self.changed = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
         timeout = aiohttp.ClientTimeout(total=self.engine.timeout_s)
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=self.headers) as session:
-            writer = asyncio.create_task(self._write())
-            flying: dict[asyncio.Task[None], Wanted] = {}
-            try:
-                await self._keep_flying(session, flying)
-            finally:
-                for task in flying:
-                    task.cancel()
-                await asyncio.gather(*flying, return_exceptions=True)
-                await self.answers.put(None)
-                await writer
-                await asyncio.to_thread(self._give_back, [item.request_id for item in flying.values()])
+        cookies = aiohttp.DummyCookieJar()
+        with self._stops_at_interrupt():
+            async with aiohttp.ClientSession(
+                timeout=timeout, connector=connector, headers=self.headers, cookie_jar=cookies
+            ) as self.session:
+                try:
+                    await self._drain()
+                finally:
+                    await self._wind_up()
 
-    async def _keep_flying(self, session: aiohttp.ClientSession, flying: dict[asyncio.Task[None], Wanted]) -> None:
-        waiting: list[Wanted] = []
-        try:
-            while True:
-                room = max(1, int(self.window.size)) - len(flying)
-                if room > 0 and not waiting:
-                    waiting = await asyncio.to_thread(self._lease, max(room, _GROUP_SIZE))
-                for item in waiting[:room] if room > 0 else []:
-                    flying[asyncio.create_task(self._ask(session, item))] = item
-                waiting = waiting[max(0, room) :]
-                if not flying:
+    async def _drain(self) -> None:
+        """Send, settle and lease until nothing is left, each as soon as it can be done."""
+        desk_job: asyncio.Future[None] | None = None
+        while True:
+            self._send()
+            if desk_job is None:
+                desk_job = self._desk_job()
+                if desk_job is None and self._is_over():
                     return
-                done, _ = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()  # one that raises stays among the flying, so that its lease is given back
-                    flying.pop(task)
-        finally:
-            await asyncio.to_thread(self._give_back, [item.request_id for item in waiting])
+            if desk_job is not None and desk_job.done():
+                desk_job.result()
+                desk_job = None
+                continue
+            if self.failure is not None:
+                raise self.failure
+            await self._something_changes(desk_job)
 
-    def _lease(self, limit: int) -> list[Wanted]:
-        # An attempt may take its whole timeout, and each retry waits at most the longest back-off.
-        lease_s = (self.engine.timeout_s + _MAX_BACKOFF_S) * self.engine.max_attempts
-        with self.store.write() as session:
-            return lease(session, self.run_id, limit=limit, lease_s=lease_s, skip=self.given_up)
+    def _is_over(self) -> bool:
+        """At a stop only what is in flight is waited for; the rest is given back."""
+        left = self.num_flying + len(self.answers)
+        return left == 0 and (self.desk.stopping.is_set() or not (self.retries or self.waiting))
 
-    def _give_back(self, request_ids: list[int]) -> None:
-        if request_ids:
-            with self.store.write() as session:
-                release_leases(session, request_ids)
+    def _desk_job(self) -> "asyncio.Future[None] | None":
+        """What the desk's thread does next: commit a group of answers, or lease more; None when there is nothing."""
+        if len(self.answers) >= _GROUP_SIZE or (self.answers and not self._can_wait()):
+            group, self.answers = self.answers, []
+            return self._at_desk(lambda: self.desk.settle(group))
+        room = sum(int(e.window.size) for e in self.endpoints if e.lost is None)
+        if self.has_more and len(self.waiting) < room:
+            return self._at_desk(lambda: self._take(max(room, _GROUP_SIZE)))
+        is_idle = not (self.num_flying or self.retries or self.waiting or self.answers)
+        if is_idle and not self.has_more and not self.is_done and not self.desk.stopping.is_set():
+            return self._at_desk(self._refill)
+        return None
 
-    async def _ask(self, session: aiohttp.ClientSession, item: Wanted) -> None:
-        outcome = await self._attempt(session, item)
-        for attempt in range(1, self.engine.max_attempts):
-            if isinstance(outcome, Answer):
-                break
-            self.window.shrink()
-            await asyncio.sleep(_pause(outcome, item.request_id, attempt))
-            outcome = await self._attempt(session, item)
-        if isinstance(outcome, Answer):
-            if outcome.text is not None:
-                self.window.grow()
+    def _can_wait(self) -> bool:
+        """Whether a small group of answers may wait for more: only while others are about to come."""
+        return self.num_flying > 0 and time.monotonic() < self.first_answer_at + _GROUP_WAIT_S
+
+    def _refill(self) -> None:
+        self.has_more = self.desk.refill()
+        self.is_done = not self.has_more
+
+    def _take(self, limit: int) -> None:
+        taken = self.desk.take(limit)
+        self.waiting.extend((item, 0) for item in taken)
+        self.has_more = bool(taken)
+
+    def _at_desk(self, work: Any) -> "asyncio.Future[None]":
+        job = asyncio.get_running_loop().run_in_executor(self.desk_work, work)
+        job.add_done_callback(lambda _: self.changed.set())
+        return job
+
+    async def _something_changes(self, desk_job: "asyncio.Future[None] | None") -> None:
+        now = time.monotonic()
+        times = [self.retries[0][0]] if self.retries else []
+        times += [e.paused_until for e in self.endpoints if e.lost is None and e.paused_until > now]
+        if self.answers and desk_job is None:
+            times.append(self.first_answer_at + _GROUP_WAIT_S)
+        wait_s = min(max(0.001, min(times, default=now + 0.5) - now), 0.5)
+        handle = asyncio.get_running_loop().call_later(wait_s, self.changed.set)
+        await self.changed.wait()
+        self.changed.clear()
+        handle.cancel()
+
+    def _send(self) -> None:
+        """Put as much in flight as the endpoints have room for; a retry that is due goes before new work."""
+        now = time.monotonic()
+        while True:
+            is_retry = bool(self.retries) and self.retries[0][0] <= now
+            if self.desk.stopping.is_set() or not (is_retry or self.waiting):
+                return
+            endpoint = self._endpoint(now)
+            if endpoint is None:
+                return
+            if is_retry:
+                _, _, item, attempts = heapq.heappop(self.retries)
             else:
-                self.given_up.add(item.request_id)
-            await self.answers.put(outcome)
-            return
-        if outcome.status is None:
-            raise EngineStopped(f"{self.url}: {outcome.reason}; start the server or mend base_url, then run again")
-        self.given_up.add(item.request_id)
-        error = f"{outcome.reason} ({self.engine.max_attempts} attempts)"
-        await self.answers.put(Answer(item.request_id, ENGINE, None, error=error, status=outcome.status))
+                item, attempts = self.waiting.popleft()
+            self.num_flying += 1
+            endpoint.in_flight += 1
+            task = asyncio.get_running_loop().create_task(self._ask(endpoint, item, attempts))
+            self.tasks.add(task)
+            task.add_done_callback(self._landed)
 
-    async def _attempt(self, session: aiohttp.ClientSession, item: Wanted) -> Answer | _Retry:
+    def _endpoint(self, now: float) -> _Endpoint | None:
+        start = next(self._turn)
+        around = (self.endpoints[(start + i) % len(self.endpoints)] for i in range(len(self.endpoints)))
+        return next((endpoint for endpoint in around if endpoint.has_room(now)), None)
+
+    def _landed(self, task: "asyncio.Task[None]") -> None:
+        self.tasks.discard(task)
+        self.num_flying -= 1
+        if not task.cancelled() and task.exception() is not None:
+            self.failure = task.exception()
+        self.changed.set()
+
+    async def _ask(self, endpoint: _Endpoint, item: Wanted, attempts: int) -> None:
+        sent_at = time.monotonic()
+        try:
+            outcome = await self._attempt(endpoint, item)
+        finally:
+            endpoint.in_flight -= 1
+        if isinstance(outcome, Answer):
+            endpoint.unreachable_in_a_row = 0
+            if outcome.text is not None:
+                endpoint.window.grow()
+            self._answered(outcome)
+            return
+        self._failed(endpoint, item, attempts + 1, outcome, sent_at)
+
+    def _answered(self, answer: Answer) -> None:
+        if not self.answers:
+            self.first_answer_at = time.monotonic()
+        self.answers.append(answer)
+
+    def _failed(self, endpoint: _Endpoint, item: Wanted, attempts: int, retry: _Retry, sent_at: float) -> None:
+        now = time.monotonic()
+        if retry.status in _FATAL:
+            self._lose(endpoint, retry.reason)
+            heapq.heappush(self.retries, (now, next(self._order), item, attempts - 1))
+            return
+        is_first = endpoint.window.shrink(sent_at=sent_at, now=now)
+        if is_first:
+            endpoint.unreachable_in_a_row = endpoint.unreachable_in_a_row + 1 if retry.is_unreachable else 0
+        if endpoint.unreachable_in_a_row >= self.engine.max_attempts:
+            self._lose(endpoint, f"{retry.reason}; start the server or mend base_url, then run again")
+        if retry.after_s is not None:
+            endpoint.paused_until = max(endpoint.paused_until, now + min(retry.after_s, _MAX_BACKOFF_S))
+        if attempts < self.engine.max_attempts or retry.is_unreachable:
+            due = now + _pause(retry, item.request_id, attempts)
+            heapq.heappush(self.retries, (due, next(self._order), item, attempts))
+            return
+        error = f"{retry.reason} ({attempts} attempts)"
+        self._answered(Answer(item.request_id, ENGINE, None, error=error, status=retry.status))
+
+    def _lose(self, endpoint: _Endpoint, reason: str) -> None:
+        endpoint.lost = reason
+        if all(e.lost is not None for e in self.endpoints):
+            self.failure = EngineStopped(f"{endpoint.url}: {reason}")
+
+    async def _attempt(self, endpoint: _Endpoint, item: Wanted) -> Answer | _Retry:
         start = time.monotonic()
         try:
-            async with session.post(self.url, data=canonical_json(item.body)) as response:
-                if response.status in _FATAL:
-                    told = (await response.text())[:200]
-                    raise EngineStopped(f"{self.url} answers {response.status}: {_FATAL[response.status]}: {told}")
-                if response.status == 429 or response.status >= 500:
-                    return _Retry(f"status {response.status}", response.status, _retry_after(response.headers))
-                body: Any = await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return _Retry(f"no answer: {error or type(error).__name__}", None, None)
-        except ValueError as error:
-            return _Retry(f"the body is not JSON: {error}", 200, None)
-        return _answer(item, response.status, body, time.monotonic() - start)
+            async with self.session.post(endpoint.url, data=item.wire) as response:
+                status = response.status
+                raw = await response.read()
+                wish = _retry_after(response.headers) if status == 429 or status >= 500 else None
+        except aiohttp.ClientConnectorError as error:
+            return _Retry(f"cannot be reached: {error}", None, is_unreachable=True)
+        except TimeoutError:
+            return _Retry(f"no answer within {self.engine.timeout_s:g} s", None)
+        except aiohttp.ClientError as error:
+            return _Retry(f"the connection broke: {error or type(error).__name__}", None)
+        if status in _FATAL:
+            return _Retry(f"answers {status}: {_FATAL[status]}: {raw[:200].decode(errors='replace')}", status)
+        if status == 429 or status >= 500:
+            return _Retry(f"status {status}", status, wish)
+        try:
+            body: Any = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            return _Retry(f"the body is not JSON: {error}", status)
+        if status != 200:
+            told = error_message(body) or str(body)[:500]
+            return Answer(item.request_id, ENGINE, None, error=f"status {status}: {told}", status=status)
+        return chat_answer(item.request_id, ENGINE, body, status=status, latency_s=time.monotonic() - start)
 
-    async def _write(self) -> None:
-        """Commit answers in groups until the end mark comes."""
-        at_end = False
-        while not at_end:
-            group = [await self.answers.get()]
-            deadline = time.monotonic() + _GROUP_WAIT_S
-            while group[-1] is not None and len(group) < _GROUP_SIZE:
-                try:
-                    group.append(await asyncio.wait_for(self.answers.get(), max(0.0, deadline - time.monotonic())))
-                except TimeoutError:
-                    break
-            at_end = group[-1] is None
-            answers = [answer for answer in group if answer is not None]
-            if answers:
-                await asyncio.to_thread(self._commit, answers)
-                self.num_answered += len(answers)
-                self.progress(self.num_answered)
+    async def _wind_up(self) -> None:
+        """Whatever happened: commit what came, give back what did not."""
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        left = [item for item, _ in self.waiting] + [retry[2] for retry in self.retries]
+        await asyncio.get_running_loop().run_in_executor(self.desk_work, self.desk.settle, self.answers)
+        await asyncio.get_running_loop().run_in_executor(self.desk_work, self.desk.give_back, left)
+        self.desk_work.shutdown()
 
-    def _commit(self, answers: list[Answer]) -> None:
-        with self.store.write() as session:
-            record(session, answers)
+    @contextmanager
+    def _stops_at_interrupt(self) -> Iterator[None]:
+        """The first Ctrl-C lets what is in flight land; the second stops at once, with all that came kept."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
 
+        def interrupt() -> None:
+            if self.desk.stopping.is_set():
+                self.failure = KeyboardInterrupt()
+            self.desk.stopping.set()
+            self.changed.set()
 
-def _answer(item: Wanted, status: int, body: Any, latency_s: float) -> Answer:
-    if status != 200 or not isinstance(body, dict):
-        told = body.get("error", body) if isinstance(body, dict) else body
-        return Answer(item.request_id, ENGINE, None, error=f"status {status}: {str(told)[:500]}", status=status)
-    answer = chat_answer(item.request_id, ENGINE, body, status=status, where=item.custom_id, latency_s=latency_s)
-    if isinstance(answer, BadLine):
-        return Answer(item.request_id, ENGINE, None, error=answer.detail, status=status)
-    return answer
+        try:
+            loop.add_signal_handler(signal.SIGINT, interrupt)
+        except NotImplementedError:  # Windows: Ctrl-C raises where it strikes
+            yield
+            return
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
 
 
 def _pause(retry: _Retry, request_id: int, attempt: int) -> float:
@@ -199,14 +348,17 @@ def _pause(retry: _Retry, request_id: int, attempt: int) -> float:
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Retry-After in seconds, from a number or a date; None when it says nothing usable."""
+    """Retry-After in seconds, from milliseconds, a number or a date; None when it says nothing usable."""
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) * scale
+        except ValueError:
+            continue
+        return seconds if 0 <= seconds < float("inf") else None
     value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
     try:
         return max(0.0, (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 
 from db.store import Store
 from db.tables.examples import Candidate
-from db.tables.ledger import Completion, Request
+from db.tables.ledger import Completion
 from db.tables.texts import Collection, CollectionQuery, Document, Qrel
 from db.texts import put_passages, put_queries
 from generator.engines.openai import Window
@@ -122,9 +122,10 @@ def fill(store: Store, num: int = NUM) -> None:
 def recipe(server: Server, **engine: object) -> GenerateRecipe:
     return GenerateRecipe.model_validate(
         {
-            "name": "live", "model": "m",
+            "name": "live", "model": "m", "pack": "v1", "max_repairs": 0,
             "plan": {
-                "collection": "toy", "split": "train", "num_pairs": NUM, "task_instruction": "Match.",
+                "source": "pairs", "entry": "graded_negatives",
+                "collection": "toy", "split": "train", "num": NUM, "task_instruction": "Match.",
                 "attributes": {
                     "domain": ["a", "b", "c"], "education_level": ["x", "y"], "length": ["l"], "language": ["English"],
                 },
@@ -186,7 +187,7 @@ def test_a_bad_request_is_given_up_alone(store: Store, server: Server) -> None:
     fill(store)
     server.faults = [400]
     report = generate(store, recipe(server))
-    assert report.num_waiting == 1 and report.outcomes == {"accepted": NUM - 1}
+    assert report.num_failed == 1 and report.outcomes == {"accepted": NUM - 1}
     assert generate(store, recipe(server)).num_waiting == 0
 
 
@@ -207,10 +208,6 @@ def test_killed_in_the_middle_it_pays_at_most_the_window_twice(tmp_path: Path, s
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with store.write() as session:  # the clock of the dead process' leases, put forward
-        session.execute(Request.__table__.update().where(Request.state == "leased").values(  # type: ignore[attr-defined]
-            leased_until=func.datetime("2020-01-01 00:00:00")
-        ))  # fmt: skip
     report = generate(store, resolved)
     store.close()
     assert report.num_waiting == 0
@@ -223,14 +220,14 @@ def test_killed_in_the_middle_it_pays_at_most_the_window_twice(tmp_path: Path, s
 
 def test_window_halves_on_overload_and_grows_one_by_one() -> None:
     window = Window(8)
-    window.shrink()
-    assert window.size == 4
+    assert window.shrink(sent_at=1, now=2) and not window.shrink(sent_at=1.5, now=3)
+    assert window.size == 4  # what was in flight together tells of one overload
     for _ in range(4):
         window.grow()
     assert window.size == 5
     for _ in range(100):
         window.grow()
     assert window.size == 8
-    for _ in range(10):
-        window.shrink()
+    for moment in range(3, 13):
+        window.shrink(sent_at=moment, now=moment)
     assert window.size == 1

@@ -16,7 +16,7 @@ from db.store import Store
 from db.tables.examples import Candidate, Example, Sourcing, Task
 from db.tables.ledger import Completion, Request, RequestBody, RunRequest
 from generator.generation import generate
-from generator.plan import plan_requests
+from generator.plan import Planner
 from generator.recipe import GenerateRecipe
 
 DEMO = Path(__file__).parents[2] / "app" / "demo"
@@ -43,8 +43,8 @@ RECORDED = {
 def test_rendered_requests_are_the_recorded_ones_byte_for_byte(scifact: Store, name: str) -> None:
     total, num = hashlib.sha256(), 0
     with scifact.read() as session:
-        for planned in plan_requests(session, recipe(name)):
-            total.update(planned.cell.custom_id.encode() + b"\n" + canonical_json(planned.body) + b"\n")
+        for planned in Planner(recipe(name)).first(session):
+            total.update(planned.custom_id.encode() + b"\n" + canonical_json(planned.body) + b"\n")
             num += 1
     assert (num, total.hexdigest()) == RECORDED[name]
 

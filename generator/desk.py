@@ -1,0 +1,272 @@
+"""The ledger's desk: where an engine takes requests of one run and hands in answers.
+
+The desk keeps every promise that all engines share: what is taken is leased by the clock and renewed by a heartbeat;
+the worst case of its cost is reserved within the budget before it leaves; answers are committed before they are read;
+reading brings repairs, and cells that lack accepted texts are refilled. Engines only carry requests and answers.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from uuid import uuid4
+
+from db.runs import Rejected as RejectedRow
+from db.runs import add_rejections
+from db.store import Store
+from db.tables.base import utc_now
+from db.tables.ledger import Run
+from generator import ledger
+from generator.acceptance import Accepted, Accepting, accept
+from generator.ledger import Answer, Room, Wanted, WorstCase
+from generator.plan import ROUND
+
+_LEASE_S = 30.0
+_HEARTBEAT_S = 8.0
+_READ_CHUNK = 200
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands, as this process sees it; `num_new` is what it answered itself."""
+
+    num_planned: int = 0
+    num_answered: int = 0
+    num_new: int = 0
+    num_in_flight: int = 0
+    num_accepted: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    cells: Counter[tuple[int, int]] = field(default_factory=Counter)
+    spent_usd: float = 0.0
+    spent_tokens: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    num_suspect: int = 0
+    is_out_of_budget: bool = False
+    waiting_for: str = ""
+    started: float = field(default_factory=time.monotonic)
+
+
+class Desk:
+    """Takes and settles for one run and one process. All methods may be called from one thread at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        run_id: int,
+        accepting: Accepting,
+        *,
+        worst: WorstCase,
+        follow_ups: Callable[[], int] = lambda: 0,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        lease_s: float = _LEASE_S,
+        holder: str | None = None,
+    ) -> None:
+        self.store, self.run_id, self._accepting, self._worst = store, run_id, accepting, worst
+        self.stopping = threading.Event()
+        self.progress = Progress()
+        self.holder = holder or _this_process()
+        self._follow_ups, self._on_progress, self._lease_s = follow_ups, on_progress, lease_s
+        self._after, self._is_first_pass = -1, True
+        self._new_from: int | None = None
+        self._beating = threading.Event()
+
+    def __enter__(self) -> "Desk":
+        self._heart = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._beating.set()
+        self._heart.join()
+
+    def take(self, limit: int) -> list[Wanted]:
+        """Lease requests that have no answer yet, in plan order; [] when none is free now or the budget is spent."""
+        if self.stopping.is_set() or self.progress.is_out_of_budget:
+            return []
+        taken = self._lease(limit)
+        while not taken and self._turn_back():
+            taken = self._lease(limit)
+        self.progress.num_in_flight += len(taken)
+        return taken
+
+    def refill(self) -> bool:
+        """When everything taken is settled: is there more? Asks the plan for second stages and refills, and takes over
+        what other processes left; False when the run has nothing left to ask."""
+        if self.stopping.is_set() or self.progress.is_out_of_budget:
+            return False
+        num_new = self._follow_ups()
+        if num_new:
+            self.progress.num_planned += num_new
+            self._after = -1
+            return True
+        return self._wait_for_leases()
+
+    def settle(self, answers: Sequence[Answer]) -> None:
+        """Commit answers, then read them: candidates, rejections and repairs."""
+        if not answers:
+            return
+        with self.store.write() as session:
+            ledger.record(session, self.run_id, answers, facts=self._worst.facts, by_batch=self._worst.by_batch)
+        with self.store.write() as session:
+            items = ledger.harvestable_now(session, self.run_id, answers)
+            accepted = accept(session, self._accepting, items)
+        self._count(answers, accepted)
+
+    def give_back(self, items: Sequence[Wanted]) -> None:
+        """Return requests that were taken and never sent."""
+        if items:
+            with self.store.write() as session:
+                ledger.release_leases(session, self.run_id, [item.request_id for item in items])
+            self.progress.num_in_flight -= len(items)
+
+    def read_waiting(self) -> int:
+        """Read answers that are in the ledger and that this run has not read: from other runs, or from before."""
+        after, num = -1, 0
+        while True:
+            with self.store.write() as session:
+                items = ledger.harvestable(session, self.run_id, after=after, limit=_READ_CHUNK)
+                accepted = accept(session, self._accepting, items) if items else Accepted()
+            if not items:
+                return num
+            after, num = items[-1].plan_index, num + len(items)
+            self._count_accepted(accepted)
+            self._on_progress(self.progress)
+
+    def reject(self, subject: str, reason: str, detail: str) -> None:
+        """Record something that could not even be an answer."""
+        with self.store.write() as session:
+            add_rejections(session, self.run_id, [RejectedRow(subject, 0, reason, detail)])
+
+    def _lease(self, limit: int) -> list[Wanted]:
+        with self.store.write() as session:
+            taken, is_stopped = ledger.lease(
+                session,
+                self.run_id,
+                limit=limit,
+                holder=self.holder,
+                lease_s=self._lease_s,
+                after=self._after,
+                is_failed_too=self._is_first_pass,
+                worst=self._worst,
+                room=self._room(session.get_one(Run, self.run_id)),
+            )
+        if taken:
+            self._after = taken[-1].plan_index
+        # What is in flight may cost less than was reserved for it; only when nothing is left in flight is it final.
+        if is_stopped and not taken and self.progress.num_in_flight == 0:
+            self.progress.is_out_of_budget = True
+        return taken
+
+    def _turn_back(self) -> bool:
+        """Go back to where repairs were added, if there are any; what failed in this process is not asked again."""
+        if self._new_from is None or self.progress.is_out_of_budget:
+            return False
+        self._after, self._new_from, self._is_first_pass = self._new_from - 1, None, False
+        return True
+
+    def _room(self, run: Run) -> Room:
+        budget = self._accepting.planner.recipe.budget
+        if budget is None:
+            return Room(None, None)
+        tokens = None if budget.tokens is None else budget.tokens - run.spent_tokens - run.reserved_tokens
+        return Room(tokens, None if budget.usd is None else budget.usd - run.spent_usd - run.reserved_usd)
+
+    def _wait_for_leases(self) -> bool:
+        """Other processes' leases: freed when their process is gone, else waited for until their clock runs out."""
+        while not self.stopping.is_set():
+            with self.store.read() as session:
+                held = [row for row in ledger.holders(session, self.run_id) if _may_run_out(*row, self.holder)]
+            if not held:
+                self.progress.waiting_for = ""
+                return False
+            dead = [holder for holder, _ in held if _is_dead(holder)]
+            expired = [holder for holder, until in held if until < utc_now()]
+            if dead:
+                with self.store.write() as session:
+                    ledger.free_leases_of(session, dead)
+            if dead or expired:
+                self.progress.waiting_for = ""
+                self._after, self._is_first_pass = -1, False
+                return True
+            self.progress.waiting_for = f"{len(held)} other process(es)"
+            self._on_progress(self.progress)
+            self.stopping.wait(0.5)
+            if self.read_waiting():
+                return True
+        return False
+
+    def _beat(self) -> None:
+        while not self._beating.wait(_HEARTBEAT_S):
+            if self.progress.num_in_flight:
+                with self.store.write() as session:
+                    ledger.renew_leases(session, self.holder, self._lease_s)
+
+    def _count(self, answers: Sequence[Answer], accepted: Accepted) -> None:
+        progress = self.progress
+        progress.num_in_flight = max(0, progress.num_in_flight - len(answers))
+        progress.num_new += len(answers)
+        progress.num_answered += sum(answer.text is not None for answer in answers)
+        for answer in answers:
+            usage = answer.usage or {}
+            progress.input_tokens += usage.get("prompt_tokens") or 0
+            progress.cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        self._count_accepted(accepted)
+        self._on_progress(progress)
+
+    def _count_accepted(self, accepted: Accepted) -> None:
+        progress = self.progress
+        progress.outcomes.update(accepted.outcomes)
+        progress.reasons.update(accepted.reasons)
+        progress.num_accepted += accepted.num_accepted
+        progress.num_suspect += accepted.num_suspect
+        progress.num_planned += len(accepted.new_plan_indices)
+        for plan_index, ranks in accepted.cells:
+            placed = self._accepting.planner.place_of(plan_index % ROUND)
+            cell = placed[1].cell if placed else -1
+            progress.cells.update((cell, rank) for rank in ranks)
+        if accepted.new_plan_indices:
+            lowest = min(accepted.new_plan_indices)
+            self._new_from = lowest if self._new_from is None else min(lowest, self._new_from)
+
+
+def _may_run_out(holder: str, _until: datetime, mine: str) -> bool:
+    """A vendor's batch keeps its requests until it is collected; everything else has a short clock."""
+    return holder != mine and not holder.startswith("batch:")
+
+
+def _this_process() -> str:
+    return f"{_machine()}:{os.getpid()}:{_started(os.getpid())}:{uuid4().hex[:8]}"
+
+
+def _machine() -> str:
+    """This boot of this machine, and this process' view of its process numbers; two containers differ."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:13])
+        parts.append(Path("/proc/self/ns/pid").readlink().name)
+    return "-".join(part.replace(":", "") for part in parts)
+
+
+def _started(pid: int) -> str:
+    """When the process began, in clock ticks since boot: numbers are given out again, this is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether the holder is a process of this machine that is gone; of another machine's we know only its clock."""
+    machine, _, rest = holder.partition(":")
+    pid, _, rest = rest.partition(":")
+    if machine != _machine() or not pid.isdigit() or not Path("/proc").is_dir():
+        return False
+    return _started(int(pid)) != rest.partition(":")[0]
