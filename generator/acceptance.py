@@ -158,7 +158,7 @@ def _measure_order(accepting: Accepting, reads: Sequence[_Read], texts: Mapping[
     for read in measured:
         query = read.draft.query or read.item.source.get("query_text") or texts["query", read.item.source["query"]]
         given = read.draft.positive or read.item.source.get("positive_text")
-        positive = given or texts["passage", read.item.source.get("positive", read.item.source.get("document"))]
+        positive = given or texts["passage", _positive_key(read.item)]
         groups.append((query, [positive, *(negative.text for negative in read.good)]))
     for read, similarities in zip(measured, accepting.gate.similarities(groups), strict=True):
         refusals, suspect = judge_order(read.good, similarities, accepting.gate.limits)
@@ -168,6 +168,10 @@ def _measure_order(accepting: Accepting, reads: Sequence[_Read], texts: Mapping[
         refused = {refusal.position for refusal in refusals}
         read.good = [negative for negative in read.good if negative.position not in refused]
         read.refusals += refusals
+
+
+def _positive_key(item: Harvestable) -> int:
+    return int(item.source["positive"] if "positive" in item.source else item.source["document"])
 
 
 def _check_round_trips(accepting: Accepting, reads: Sequence[_Read]) -> None:

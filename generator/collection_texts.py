@@ -52,7 +52,7 @@ def draw_documents(session: Session, collection: str, seed: int) -> NDArray[np.i
     return keys[:, 0]
 
 
-def _drawn(session: Session, statement: Select[Any], seed: int, what: str) -> NDArray[np.int64]:
+def _drawn(session: Session, statement: Select[int, int, str, str], seed: int, what: str) -> NDArray[np.int64]:
     """The first two columns as keys, sorted by a draw that depends on the external ids alone, so on no store."""
     keys: list[NDArray[np.int64]] = [np.empty((0, 2), np.int64)]
     draws: list[NDArray[np.float64]] = [np.empty(0)]

@@ -86,6 +86,9 @@ class Desk:
     def __exit__(self, *_: object) -> None:
         self._beating.set()
         self._heart.join()
+        # What was cut off in flight is free at once; its reservation counts as spent when it is taken over.
+        with self.store.write() as session:
+            ledger.free_leases_of(session, [self.holder])
 
     def take(self, limit: int) -> list[Wanted]:
         """Lease requests that have no answer yet, in plan order; [] when none is free now or the budget is spent."""

@@ -7,6 +7,7 @@ the kind of its quotes and dashes is taken as meant; anything else is refused, w
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _ALIKE = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "–": "-", "—": "-", "−": "-", "\u00a0": " "})
 _QUOTED_CHARACTERS = 60
@@ -55,7 +56,7 @@ def apply_script(source: str, script: Sequence[Replacement]) -> Edited | Unfit:
             return Unfit("find_not_unique", f"find number {number}, {shown}, {times}")
         spans.append((*found[0], change.replace))
     spans.sort()
-    for (_, end, _), (start, _, _) in zip(spans, spans[1:], strict=False):
+    for (_, end, _), (start, _, _) in pairwise(spans):
         if start < end:
             shown = repr(source[start:end][:_QUOTED_CHARACTERS])
             return Unfit("overlapping_edits", f"two replacements change the same words: {shown}")

@@ -216,12 +216,12 @@ def tally_of(session: Session, run_id: int, planner: Planner, number: int) -> Ta
         asked[cell] += plan_index < ROUND
         pending[cell] += is_open
         accepted.setdefault(cell, Counter()).update((notes or {}).get("ranks", ()))
+    plan = planner.recipe.plan[number]
     tasks: tuple[tuple[int, str, str], ...] = ()
-    if is_brainstormed and isinstance(planner.recipe.plan[number], TaskPlan):
-        tasks = tuple(_tasks(session, run_id, number, planner.recipe.plan[number].tasks_per_type))  # type: ignore[union-attr]
-    return Tally(
-        dict(asked), dict(pending), {cell: dict(ranks) for cell, ranks in accepted.items()}, tasks, is_brainstormed
-    )
+    if is_brainstormed and isinstance(plan, TaskPlan):
+        tasks = tuple(_tasks(session, run_id, number, plan.tasks_per_type))
+    by_rank = {cell: dict(ranks) for cell, ranks in accepted.items()}
+    return Tally(dict(asked), dict(pending), by_rank, tasks, is_brainstormed)
 
 
 def _tasks(session: Session, run_id: int, number: int, per_type: int) -> Iterator[tuple[int, str, str]]:

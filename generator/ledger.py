@@ -288,7 +288,7 @@ def holders(session: Session, run_id: int) -> list[tuple[str, datetime]]:
         .where(RunRequest.run_id == run_id, Request.state == "leased")
         .group_by(Request.lease_holder)
     )
-    return [(holder or "", until) for holder, until in rows]
+    return [(holder or "", until) for holder, until in rows if until is not None]
 
 
 def release_leases(session: Session, run_id: int, request_ids: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ Plan indices: a [[plan]] table starts every `BLOCK`; within it stand the places 
 stage. A repair of the request at index i has index i + its round times `ROUND`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +132,7 @@ class Planner:
         *,
         plan_index: int,
         custom_id: str,
-        variables: dict[str, object],
+        variables: Mapping[str, object],
         attributes: dict[str, Any],
         source: dict[str, Any],
         sample_index: int = 0,

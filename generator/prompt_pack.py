@@ -57,10 +57,16 @@ class Checks(_Table):
     """What code checks of every part beside its shape; what is None is not checked."""
 
     length_ratio: tuple[float, float] | None = None
-    copied_words: int | None = Field(None, ge=1, description="Shortest sentence, in words, that counts as copied.")
-    shared_words: int | None = Field(None, ge=1, description="The same, between two negatives of an answer.")
-    opening_words: int | None = Field(None, ge=1, description="Two negatives must not begin with the same words.")
-    changed_words: float | None = Field(None, gt=0, le=1, description="Largest share of a source's words changed.")
+    copied_words: int | None = Field(
+        default=None, ge=1, description="Shortest sentence, in words, that counts as copied."
+    )
+    shared_words: int | None = Field(default=None, ge=1, description="The same, between two negatives of an answer.")
+    opening_words: int | None = Field(
+        default=None, ge=1, description="Two negatives must not begin with the same words."
+    )
+    changed_words: float | None = Field(
+        default=None, gt=0, le=1, description="Largest share of a source's words changed."
+    )
     distinct_requirements: bool = False
     language: bool = False
 

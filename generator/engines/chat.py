@@ -8,7 +8,7 @@ from generator.ledger import Answer
 def chat_answer(
     request_id: int, engine: str, body: Any, *, status: int | None, latency_s: float | None = None
 ) -> Answer:
-    """The answer in a Chat Completions body; a refusal, an empty text or a malformed body is an error with its reason."""
+    """The answer in a Chat Completions body; a refusal, an empty text or a malformed body is an error."""
     known: dict[str, Any] = {"status": status, "latency_s": latency_s}
     if not isinstance(body, dict):
         return Answer(request_id, engine, None, error="the body is not an object", **known)

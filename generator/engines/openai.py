@@ -35,6 +35,8 @@ ENGINE = "openai"
 _GROUP_SIZE = 256
 _GROUP_WAIT_S = 0.02
 _MAX_BACKOFF_S = 60.0
+# How long answers may still arrive after the engine had to stop.
+_LANDING_S = 5.0
 # The world is wrong, not the request: a wrong key, address or model would fail the next thousand in the same way.
 _FATAL = {401: "the key was refused", 403: "access was refused", 404: "no such address or model"}
 
@@ -307,6 +309,8 @@ class _Asking:
 
     async def _wind_up(self) -> None:
         """Whatever happened: commit what came, give back what did not."""
+        if self.tasks and not isinstance(self.failure, KeyboardInterrupt):
+            await asyncio.wait(self.tasks, timeout=_LANDING_S)
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)

@@ -2,11 +2,13 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0002"
 down_revision = "0001"
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 
 
 def upgrade() -> None:
@@ -16,7 +18,7 @@ def upgrade() -> None:
         op.add_column("request", sa.Column(f"reserved_{name}", kind, nullable=True))
     op.add_column("request", sa.Column("lease_holder", sa.String(length=200), nullable=True))
     op.create_index("ix_request_lease_holder", "request", ["lease_holder"])
-    op.add_column("run_request", sa.Column("notes", _json(), nullable=True))
+    op.add_column("run_request", sa.Column("notes", JSON, nullable=True))
     op.create_index("uq_run_request_run_id_custom_id", "run_request", ["run_id", "custom_id"], unique=True)
     if op.get_bind().dialect.name == "postgresql":  # SQLite's integers are 64 bits wide whatever their name
         op.alter_column("run_request", "plan_index", type_=sa.BigInteger())
@@ -38,9 +40,3 @@ def upgrade() -> None:
         sa.UniqueConstraint("digest", name=op.f("uq_vendor_batch_digest")),
     )
     op.create_index("ix_vendor_batch_run_id", "vendor_batch", ["run_id"])
-
-
-def _json() -> sa.types.TypeEngine[object]:
-    from sqlalchemy.dialects.postgresql import JSONB
-
-    return sa.JSON().with_variant(JSONB(), "postgresql")
