@@ -23,13 +23,11 @@ def put_queries(session: Session, texts: Sequence[str]) -> list[int]:
 
 
 def _put(session: Session, table: type[Passage] | type[Query], texts: Sequence[str]) -> list[int]:
-    text_of = {digest_text(text): text for text in texts}
+    digests = [digest_text(text) for text in texts]
+    text_of = dict(zip(digests, texts, strict=True))
+    insert_missing(session, table, [{"digest": digest, "text": text} for digest, text in text_of.items()])
     known = _ids(session, table, list(text_of))
-    missing = [{"digest": digest, "text": text} for digest, text in text_of.items() if digest not in known]
-    if missing:
-        insert_missing(session, table, missing)
-        known |= _ids(session, table, [row["digest"] for row in missing])
-    return [known[digest_text(text)] for text in texts]
+    return [known[digest] for digest in digests]
 
 
 def _ids(session: Session, table: type[Passage] | type[Query], digests: Sequence[str]) -> dict[str, int]:

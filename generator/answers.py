@@ -138,9 +138,9 @@ def _json_value(text: str) -> tuple[Any, bool]:
 
 
 def _fault(validator: jsonschema_rs.Validator, value: Any) -> str | None:
-    error = next(iter(validator.iter_errors(value)), None)
-    if error is None:
+    if validator.is_valid(value):
         return None
+    error = next(iter(validator.iter_errors(value)))
     where = ".".join(str(part) for part in error.instance_path) or "the answer"
     return f"{where}: {error.message}"[:_MAX_DETAIL]
 

@@ -38,6 +38,13 @@ class AnswerContext:
     accepted: list[DraftNegative] = field(default_factory=list)
     _positive_sentences: frozenset[str] | None = None
     _sentences: set[str] = field(default_factory=set)
+    _normalised: dict[str, str] = field(default_factory=dict)
+
+    def normalised(self, text: str) -> str:
+        """The text for comparing, worked out once however many checks ask."""
+        if text not in self._normalised:
+            self._normalised[text] = normalised(text)
+        return self._normalised[text]
 
     def add(self, negative: DraftNegative) -> None:
         self.accepted.append(negative)
@@ -106,10 +113,10 @@ def _check_text(negative: DraftNegative, context: AnswerContext) -> _Found:
         return "empty", "the text is blank"
     if negative.answers_query:
         return "self_check", "the answer itself says that this text satisfies the query"
-    text = normalised(negative.text)
-    if text == normalised(context.positive):
+    text = context.normalised(negative.text)
+    if text == context.normalised(context.positive):
         return "is_the_positive", "the text equals the positive"
-    if text in {normalised(other.text) for other in context.accepted}:
+    if text in {context.normalised(other.text) for other in context.accepted}:
         return "duplicate", "the text equals an earlier negative of the same answer"
     if leak := _LEAKS.search(negative.text):
         return "leak_phrase", f"the text gives itself away: {leak.group()!r}"
@@ -123,7 +130,7 @@ def _check_requirements(negative: DraftNegative, context: AnswerContext) -> _Fou
     if not negative.breaks_critical:
         return "not_critical", "the requirement that it breaks is not a critical one"
     for met in negative.met:
-        if met.is_met and met.quote.strip() and normalised(met.quote) not in normalised(negative.text):
+        if met.is_met and met.quote.strip() and normalised(met.quote) not in context.normalised(negative.text):
             return "quote_not_in_text", f"quoted, but not in the text: {met.quote[:60]!r}"
     if negative.slot.critical_unmet is not None and negative.met:
         unmet = sum(met.is_critical and not met.is_met for met in negative.met)
@@ -175,8 +182,9 @@ def share_of_words_changed(source: str, edited: str) -> float:
 
 
 def _long_sentences(text: str, least_words: int) -> set[str]:
-    sentences = (normalised(sentence) for sentence in _SENTENCE.split(text))
-    return {sentence for sentence in sentences if sentence.count(" ") >= least_words - 1}
+    sentences = (sentence for sentence in _SENTENCE.split(text) if len(sentence) >= 2 * least_words - 1)
+    long = (normalised(sentence) for sentence in sentences)
+    return {sentence for sentence in long if sentence.count(" ") >= least_words - 1}
 
 
 def _opening(text: str, num_words: int) -> str | None:

@@ -1,5 +1,6 @@
 """What an imported collection offers to ask about: its judged pairs and documents in drawn order, and their texts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,26 +87,30 @@ class CollectionTexts:
         ).one_or_none()
         return self._found(found, "document", external_id)
 
-    def pair(self, collection_query: int, document: int) -> tuple[Text, Text]:
-        """The query and the passage with these keys of the collection."""
-        query = self._session.execute(
-            select(Query.id, Query.text, CollectionQuery.external_id)
-            .join(CollectionQuery, CollectionQuery.query_id == Query.id)
-            .where(CollectionQuery.id == int(collection_query))
-        ).one()
-        return Text(query[0], query[1], query[2]), self.document(document)
+    def queries(self, keys: Iterable[int]) -> dict[int, Text]:
+        """The queries with these keys of the collection, a chunk at a time."""
+        wanted = [int(key) for key in set(keys)]
+        rows = self._session.execute(
+            select(CollectionQuery.id, Query.id, Query.text, CollectionQuery.external_id)
+            .join(Query, CollectionQuery.query_id == Query.id)
+            .where(CollectionQuery.id.in_(wanted))
+        )
+        return {key: Text(query, text, external_id) for key, query, text, external_id in rows}
 
-    def document(self, key: int) -> Text:
-        """The passage of the document with this key."""
-        row = self._session.execute(
-            select(Passage.id, Passage.text, Document.external_id)
-            .join(Document, Document.passage_id == Passage.id)
-            .where(Document.id == int(key))
-        ).one()
-        return Text(row[0], row[1], row[2])
+    def documents(self, keys: Iterable[int]) -> dict[int, Text]:
+        """The passages of the documents with these keys, a chunk at a time."""
+        wanted = [int(key) for key in set(keys)]
+        rows = self._session.execute(
+            select(Document.id, Passage.id, Passage.text, Document.external_id)
+            .join(Passage, Document.passage_id == Passage.id)
+            .where(Document.id.in_(wanted))
+        )
+        return {key: Text(passage, text, external_id) for key, passage, text, external_id in rows}
 
-    def passage_text(self, key: int) -> str:
-        return self._session.scalars(select(Passage.text).where(Passage.id == key)).one()
+    def passage_texts(self, keys: Iterable[int]) -> dict[int, str]:
+        """The texts of these passages, a chunk at a time."""
+        rows = self._session.execute(select(Passage.id, Passage.text).where(Passage.id.in_(list(set(keys)))))
+        return {key: text for key, text in rows}
 
     def _collection(self) -> int:
         if self._name is None:

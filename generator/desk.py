@@ -24,8 +24,9 @@ from db.tables.base import utc_now
 from db.tables.ledger import Run
 from generator import ledger
 from generator.acceptance import Accepted, Accepting, accept
-from generator.ledger import Answer, Room, Wanted, WorstCase
+from generator.ledger import Answer, Room, Spent, Wanted, WorstCase
 from generator.plan import ROUND
+from generator.recipe import Budget
 
 _LEASE_S = 30.0
 _HEARTBEAT_S = 8.0
@@ -55,21 +56,25 @@ class Progress:
 
 
 class Desk:
-    """Takes and settles for one run and one process. All methods may be called from one thread at a time."""
+    """Takes and settles for one run and one process. All methods may be called from one thread at a time.
+
+    Without `accepting` answers are recorded, and reading them is left to whoever asked.
+    """
 
     def __init__(
         self,
         store: Store,
         run_id: int,
-        accepting: Accepting,
+        accepting: Accepting | None,
         *,
         worst: WorstCase,
+        budget: Budget | None = None,
         follow_ups: Callable[[], int] = lambda: 0,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         lease_s: float = _LEASE_S,
         holder: str | None = None,
     ) -> None:
-        self.store, self.run_id, self._accepting, self._worst = store, run_id, accepting, worst
+        self.store, self.run_id, self._accepting, self._worst, self._budget = store, run_id, accepting, worst, budget
         self.stopping = threading.Event()
         self.progress = Progress()
         self.holder = holder or _this_process()
@@ -117,11 +122,13 @@ class Desk:
         if not answers:
             return
         with self.store.write() as session:
-            ledger.record(session, self.run_id, answers, facts=self._worst.facts, by_batch=self._worst.by_batch)
-        with self.store.write() as session:
-            items = ledger.harvestable_now(session, self.run_id, answers)
-            accepted = accept(session, self._accepting, items)
-        self._count(answers, accepted)
+            spent = ledger.record(session, self.run_id, answers, facts=self._worst.facts, by_batch=self._worst.by_batch)
+        accepted = Accepted()
+        if self._accepting is not None:
+            with self.store.write() as session:
+                items = ledger.harvestable_now(session, self.run_id, answers)
+                accepted = accept(session, self._accepting, items)
+        self._count(answers, spent, accepted)
 
     def give_back(self, items: Sequence[Wanted]) -> None:
         """Return requests that were taken and never sent."""
@@ -133,7 +140,7 @@ class Desk:
     def read_waiting(self) -> int:
         """Read answers that are in the ledger and that this run has not read: from other runs, or from before."""
         after, num = -1, 0
-        while True:
+        while self._accepting is not None:
             with self.store.write() as session:
                 items = ledger.harvestable(session, self.run_id, after=after, limit=_READ_CHUNK)
                 accepted = accept(session, self._accepting, items) if items else Accepted()
@@ -142,6 +149,7 @@ class Desk:
             after, num = items[-1].plan_index, num + len(items)
             self._count_accepted(accepted)
             self._on_progress(self.progress)
+        return num
 
     def reject(self, subject: str, reason: str, detail: str) -> None:
         """Record something that could not even be an answer."""
@@ -176,7 +184,7 @@ class Desk:
         return True
 
     def _room(self, run: Run) -> Room:
-        budget = self._accepting.planner.recipe.budget
+        budget = self._budget
         if budget is None:
             return Room(None, None)
         tokens = None if budget.tokens is None else budget.tokens - run.spent_tokens - run.reserved_tokens
@@ -212,8 +220,10 @@ class Desk:
                 with self.store.write() as session:
                     ledger.renew_leases(session, self.holder, self._lease_s)
 
-    def _count(self, answers: Sequence[Answer], accepted: Accepted) -> None:
+    def _count(self, answers: Sequence[Answer], spent: Spent, accepted: Accepted) -> None:
         progress = self.progress
+        progress.spent_usd += spent.usd
+        progress.spent_tokens += spent.tokens
         progress.num_in_flight = max(0, progress.num_in_flight - len(answers))
         progress.num_new += len(answers)
         progress.num_answered += sum(answer.text is not None for answer in answers)
@@ -225,14 +235,16 @@ class Desk:
         self._on_progress(progress)
 
     def _count_accepted(self, accepted: Accepted) -> None:
-        progress = self.progress
+        if self._accepting is None:
+            return
+        progress, planner = self.progress, self._accepting.planner
         progress.outcomes.update(accepted.outcomes)
         progress.reasons.update(accepted.reasons)
         progress.num_accepted += accepted.num_accepted
         progress.num_suspect += accepted.num_suspect
         progress.num_planned += len(accepted.new_plan_indices)
         for plan_index, ranks in accepted.cells:
-            placed = self._accepting.planner.place_of(plan_index % ROUND)
+            placed = planner.place_of(plan_index % ROUND)
             cell = placed[1].cell if placed else -1
             progress.cells.update((cell, rank) for rank in ranks)
         if accepted.new_plan_indices:

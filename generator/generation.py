@@ -109,6 +109,7 @@ def generate(
         run_id,
         Accepting(planner, run_id, collections, helpers.gate, helpers.round_trips),
         worst=worst,
+        budget=recipe.budget,
         follow_ups=lambda: _follow_up(store, run_id, recipe, planner),
         on_progress=on_progress,
     )

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.digest import canonical_json, digest_of
@@ -321,7 +321,7 @@ def record(
         rows.append(row)
         if answer.text is not None:
             bodies.append((answer.request_id, row["attempt"], zlib.compress(answer.text.encode(), _COMPRESSION)))
-    session.connection().execute(insert(Completion), rows)
+    insert_missing(session, Completion, rows)
     _put_bodies(session, bodies)
     freed = _unreserve(session, ids)
     settled = [
@@ -355,7 +355,7 @@ def _put_bodies(session: Session, bodies: Sequence[tuple[int, int, bytes]]) -> N
         rows = session.execute(select(Completion.request_id, Completion.attempt, Completion.id).where(chunk))
         keys.update({(request, attempt): key for request, attempt, key in rows})
     rows_in = [{"completion_id": keys[request, attempt], "body": body} for request, attempt, body in bodies]
-    session.connection().execute(insert(CompletionBody), rows_in)
+    insert_missing(session, CompletionBody, rows_in)
 
 
 def _completion(

@@ -4,14 +4,15 @@ Plan indices: a [[plan]] table starts every `BLOCK`; within it stand the places 
 stage. A repair of the request at index i has index i + its round times `ROUND`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from generator.cells import Cells, FileCell, Place, read_cells
-from generator.collection_texts import CollectionTexts, draw_documents, draw_pairs
+from generator.collection_texts import CollectionTexts, Text, draw_documents, draw_pairs
 from generator.errors import GeneratorError
 from generator.prompt_pack import Entry, PromptPack, attribute_set
 from generator.recipe import CellPlan, DocumentPlan, GenerateRecipe, PairPlan, TaskPlan
@@ -20,6 +21,7 @@ from generator.wire import wire_body
 BLOCK = 1_000_000_000
 ROUND = 1_000_000_000_000
 _STAGE_TWO = BLOCK // 2
+_CHUNK = 200
 
 # Passage keys of documents near a query, the nearest first, none of them judged relevant to it.
 Neighbours = Callable[[str, int], Sequence[int]]
@@ -55,6 +57,7 @@ class Planner:
     def __init__(self, recipe: GenerateRecipe, neighbours: Neighbours | None = None) -> None:
         self.recipe, self.pack = recipe, PromptPack.load(recipe.pack)
         self._neighbours = neighbours
+        self._cells: dict[int, Cells] = {}
 
     def first(self, session: Session) -> Iterator[Planned]:
         """Every request that is known from the start, in order.
@@ -70,7 +73,7 @@ class Planner:
             else:
                 cells = self.cells(number)
                 num = plan.num or (plan.accepted_per_cell or 0) * len(cells)
-                yield from self._drawn(session, number, [cells.place(place) for place in range(num)])
+                yield from self._drawn(session, number, (cells.place(place) for place in range(num)))
 
     def more(self, session: Session, number: int, tally: Tally) -> Iterator[Planned]:
         """What one plan table asks next: examples of brainstormed tasks, and refills of cells that lack texts."""
@@ -90,6 +93,11 @@ class Planner:
         Raises:
             GeneratorError: The table names an attribute set that does not exist.
         """
+        if number not in self._cells:
+            self._cells[number] = self._make_cells(number)
+        return self._cells[number]
+
+    def _make_cells(self, number: int) -> Cells:
         plan = self.recipe.plan[number]
         assert not isinstance(plan, CellPlan)
         entry = self.pack.entry(plan.entry)
@@ -198,43 +206,53 @@ class Planner:
                 sample_index=again,
             )
 
-    def _drawn(self, session: Session, number: int, places: Sequence[Place]) -> Iterator[Planned]:
+    def _drawn(self, session: Session, number: int, places: Iterable[Place]) -> Iterator[Planned]:
         plan = self.recipe.plan[number]
         if isinstance(plan, PairPlan):
             yield from self._pairs(session, plan, number * BLOCK, places)
         elif isinstance(plan, DocumentPlan):
             yield from self._documents(session, plan, number * BLOCK, places)
 
-    def _pairs(self, session: Session, plan: PairPlan, start: int, places: Sequence[Place]) -> Iterator[Planned]:
-        pairs = draw_pairs(session, plan.collection, plan.split, self.recipe.seed)
-        _refuse_too_many(plan.num, len(pairs), f"judged pairs in split {plan.split!r}", plan.collection)
-        entry, cells = self.pack.entry(plan.entry), self.cells(start // BLOCK)
+    def _pairs(self, session: Session, plan: PairPlan, start: int, places: Iterable[Place]) -> Iterator[Planned]:
+        drawn = draw_pairs(session, plan.collection, plan.split, self.recipe.seed)
+        _refuse_too_many(plan.num, len(drawn), f"judged pairs in split {plan.split!r}", plan.collection)
         texts = CollectionTexts(session, plan.collection)
-        for place in places:
-            again, which = divmod(place.number, len(pairs))
-            query, positive = texts.pair(*pairs[which])
-            values = cells.values(place.cell)
-            near = self._near(entry, query.text, query.key)
-            source = {"query": query.key, "positive": positive.key}
-            source |= {f"neighbour_{rank}": key for rank, key in enumerate(near, start=1)}
-            if len(near) < entry.facts.neighbours:
-                continue  # a query with fewer neighbours than the entry edits cannot be asked; the place stays empty
-            variables = {
+        for some in _chunks(places):
+            keys = [drawn[place.number % len(drawn)] for place in some]
+            queries = texts.queries(query for query, _ in keys)
+            documents = texts.documents(document for _, document in keys)
+            for place, (query, document) in zip(some, keys, strict=True):
+                pair = queries[query], documents[document]
+                planned = self._pair(plan, start, place, place.number // len(drawn), pair, texts)
+                if planned is not None:
+                    yield planned
+
+    def _pair(
+        self, plan: PairPlan, start: int, place: Place, again: int, pair: tuple[Text, Text], texts: CollectionTexts
+    ) -> Planned | None:
+        """The request for a pair; None for a query with fewer neighbours than the entry edits."""
+        query, positive = pair
+        entry, values = self.pack.entry(plan.entry), self.cells(start // BLOCK).values(place.cell)
+        near = self._near(entry, query.text, query.key)
+        if len(near) < entry.facts.neighbours:
+            return None
+        found = texts.passage_texts(near) if near else {}
+        names = {f"neighbour_{rank}": key for rank, key in enumerate(near, start=1)}
+        return self._planned(
+            entry,
+            plan_index=start + place.number,
+            custom_id=f"pr{start // BLOCK}-{place.number}-{query.external_id}-{positive.external_id}"[:180],
+            variables={
                 **self._variables(plan, values),
                 "task_instruction": plan.task_instruction,
                 "query": query.text,
                 "positive": positive.text,
-                **{f"neighbour_{rank}": texts.passage_text(key) for rank, key in enumerate(near, start=1)},
-            }
-            yield self._planned(
-                entry,
-                plan_index=start + place.number,
-                custom_id=f"pr{start // BLOCK}-{place.number}-{query.external_id}-{positive.external_id}"[:180],
-                variables=variables,
-                attributes=dict(values),
-                source=source,
-                sample_index=again,
-            )
+                **{name: found[key] for name, key in names.items()},
+            },
+            attributes=dict(values),
+            source={"query": query.key, "positive": positive.key, **names},
+            sample_index=again,
+        )
 
     def _near(self, entry: Entry, query: str, key: int) -> Sequence[int]:
         if not entry.facts.neighbours:
@@ -244,25 +262,31 @@ class Planner:
         return self._neighbours(query, key)[: entry.facts.neighbours]
 
     def _documents(
-        self, session: Session, plan: DocumentPlan, start: int, places: Sequence[Place]
+        self, session: Session, plan: DocumentPlan, start: int, places: Iterable[Place]
     ) -> Iterator[Planned]:
-        documents = draw_documents(session, plan.collection, self.recipe.seed)
-        _refuse_too_many(plan.num, len(documents), "documents", plan.collection)
+        drawn = draw_documents(session, plan.collection, self.recipe.seed)
+        _refuse_too_many(plan.num, len(drawn), "documents", plan.collection)
         entry, cells = self.pack.entry(plan.entry), self.cells(start // BLOCK)
         texts = CollectionTexts(session, plan.collection)
-        for place in places:
-            again, which = divmod(place.number, len(documents))
-            document = texts.document(documents[which])
-            values = cells.values(place.cell)
-            yield self._planned(
-                entry,
-                plan_index=start + place.number,
-                custom_id=f"dc{start // BLOCK}-{place.number}-{document.external_id}"[:180],
-                variables={**self._variables(plan, values), "document": document.text},
-                attributes=dict(values),
-                source={"document": document.key},
-                sample_index=again,
-            )
+        for some in _chunks(places):
+            found = texts.documents(drawn[place.number % len(drawn)] for place in some)
+            for place in some:
+                document, values = found[drawn[place.number % len(drawn)]], cells.values(place.cell)
+                yield self._planned(
+                    entry,
+                    plan_index=start + place.number,
+                    custom_id=f"dc{start // BLOCK}-{place.number}-{document.external_id}"[:180],
+                    variables={**self._variables(plan, values), "document": document.text},
+                    attributes=dict(values),
+                    source={"document": document.key},
+                    sample_index=place.number // len(drawn),
+                )
+
+
+def _chunks(places: Iterable[Place]) -> Iterator[list[Place]]:
+    iterator = iter(places)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk
 
 
 def _wanted_places(

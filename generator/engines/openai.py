@@ -76,7 +76,12 @@ class _Endpoint:
     lost: str | None = None
 
     def has_room(self, now: float) -> bool:
+        """For one more."""
         return self.lost is None and self.in_flight < int(self.window.size) and self.paused_until <= now
+
+    def keeps_room(self, now: float) -> bool:
+        """For another in the place of one that has just landed."""
+        return self.lost is None and self.in_flight <= int(self.window.size) and self.paused_until <= now
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +220,34 @@ class _Asking:
             endpoint = self._endpoint(now)
             if endpoint is None:
                 return
-            if is_retry:
-                _, _, item, attempts = heapq.heappop(self.retries)
-            else:
-                item, attempts = self.waiting.popleft()
             self.num_flying += 1
             endpoint.in_flight += 1
-            task = asyncio.get_running_loop().create_task(self._ask(endpoint, item, attempts))
+            task = asyncio.get_running_loop().create_task(self._carry(endpoint, *self._next(now)))
             self.tasks.add(task)
             task.add_done_callback(self._landed)
+
+    def _next(self, now: float) -> tuple[Wanted, int]:
+        if self.retries and self.retries[0][0] <= now:
+            _, _, item, attempts = heapq.heappop(self.retries)
+            return item, attempts
+        return self.waiting.popleft()
+
+    async def _carry(self, endpoint: _Endpoint, item: Wanted, attempts: int) -> None:
+        """One request after the other at this endpoint, as long as there is work and room: a task for each would cost
+        as much as the rest of the bookkeeping."""
+        try:
+            while True:
+                await self._ask(endpoint, item, attempts)
+                if len(self.answers) >= _GROUP_SIZE:
+                    self.changed.set()
+                now = time.monotonic()
+                is_due = bool(self.retries) and self.retries[0][0] <= now
+                if not (is_due or self.waiting) or self.desk.stopping.is_set() or not endpoint.keeps_room(now):
+                    return
+                item, attempts = self._next(now)
+        finally:
+            self.num_flying -= 1
+            endpoint.in_flight -= 1
 
     def _endpoint(self, now: float) -> _Endpoint | None:
         start = next(self._turn)
@@ -232,17 +256,13 @@ class _Asking:
 
     def _landed(self, task: "asyncio.Task[None]") -> None:
         self.tasks.discard(task)
-        self.num_flying -= 1
         if not task.cancelled() and task.exception() is not None:
             self.failure = task.exception()
         self.changed.set()
 
     async def _ask(self, endpoint: _Endpoint, item: Wanted, attempts: int) -> None:
         sent_at = time.monotonic()
-        try:
-            outcome = await self._attempt(endpoint, item)
-        finally:
-            endpoint.in_flight -= 1
+        outcome = await self._attempt(endpoint, item)
         if isinstance(outcome, Answer):
             endpoint.unreachable_in_a_row = 0
             if outcome.text is not None:
