@@ -8,7 +8,20 @@ from importlib import import_module
 
 import typer
 
-from app.commands import app_server, audit, demo, evaluate, generate, importing, mine, release, status, store, train
+from app.commands import (
+    app_server,
+    audit,
+    demo,
+    evaluate,
+    generate,
+    importing,
+    mine,
+    prompts,
+    release,
+    status,
+    store,
+    train,
+)
 from app.errors import AppError
 from app.terminal import console
 
@@ -22,6 +35,7 @@ cli = typer.Typer(
 cli.command()(demo.demo)
 cli.add_typer(importing.commands, name="import")
 cli.command()(generate.generate)
+cli.add_typer(prompts.commands, name="prompts")
 cli.command()(mine.mine)
 cli.command()(audit.score)
 cli.command()(audit.audit)

@@ -29,7 +29,12 @@ from statistics import median
 
 ROOT = Path(__file__).parents[1]
 ARMS = ("aiohttp", "sdk", "ledger", "all")
-_ATTRIBUTES = {"domain": ["a", "b", "c"], "education_level": ["x", "y"], "length": ["as long as"], "language": ["English"]}
+_ATTRIBUTES = {
+    "domain": ["a", "b", "c"],
+    "education_level": ["x", "y"],
+    "length": ["as long as"],
+    "language": ["English"],
+}
 _PROMPT = "You write hard negatives for training a text-embedding model. " * 21
 
 
@@ -94,8 +99,8 @@ async def ask_with_sdk(url: str, num: int, concurrency: int) -> int:
 
 def fill(folder: Path, num: int) -> "object":
     """A store with a collection of `num` judged pairs."""
-    from db.store import Store
     from db.insert import insert_missing
+    from db.store import Store
     from db.tables.texts import Collection, CollectionQuery, Document, Qrel
     from db.texts import put_passages, put_queries
 
@@ -108,11 +113,19 @@ def fill(folder: Path, num: int) -> "object":
             numbers = range(start, min(num, start + 5_000))
             passages = put_passages(session, [f"positive {n}" for n in numbers])
             queries = put_queries(session, [f"query {n}" for n in numbers])
-            rows = [{"collection_id": collection.id, "external_id": f"d{n}", "passage_id": p} for n, p in zip(numbers, passages, strict=True)]
+            rows = [
+                {"collection_id": collection.id, "external_id": f"d{n}", "passage_id": p}
+                for n, p in zip(numbers, passages, strict=True)
+            ]
             insert_missing(session, Document, rows)
-            rows = [{"collection_id": collection.id, "external_id": f"q{n}", "query_id": q} for n, q in zip(numbers, queries, strict=True)]
+            rows = [
+                {"collection_id": collection.id, "external_id": f"q{n}", "query_id": q}
+                for n, q in zip(numbers, queries, strict=True)
+            ]
             insert_missing(session, CollectionQuery, rows)
-        qrels = [{"collection_query_id": n + 1, "document_id": n + 1, "split": "train", "relevance": 1} for n in range(num)]
+        qrels = [
+            {"collection_query_id": n + 1, "document_id": n + 1, "split": "train", "relevance": 1} for n in range(num)
+        ]
         for start in range(0, num, 5_000):
             insert_missing(session, Qrel, qrels[start : start + 5_000])
     return store
@@ -129,7 +142,7 @@ def recipe(folder: Path, url: str, num: int, concurrency: int) -> "object":
     for name in ("entry.toml", "schema.json"):
         (entry / name).write_bytes((bundled / name).read_bytes())
     (entry / "prompt.j2").write_text(
-        f"{_PROMPT}{{{{ task_instruction }}}} {{{{ domain }}}} {{{{ education_level }}}} {{{{ length }}}} {{{{ language }}}}"
+        f"{_PROMPT}{{{{ task_instruction }}}} {{{{ domain }}}} {{{{ education_level }}}} {{{{ length }}}}"
         "<query>{{ query }}</query><positive>{{ positive }}</positive>"
     )
     return GenerateRecipe.model_validate(
@@ -145,6 +158,8 @@ def recipe(folder: Path, url: str, num: int, concurrency: int) -> "object":
 
 
 def ask_with_ledger(url: str, num: int, concurrency: int, folder: Path, phase: str) -> int:
+    from sqlalchemy import func, select
+
     from db.runs import start_run
     from db.store import Store
     from db.tables.ledger import Request
@@ -154,7 +169,6 @@ def ask_with_ledger(url: str, num: int, concurrency: int, folder: Path, phase: s
     from generator.models import facts_of
     from generator.plan import Planned
     from generator.recipe import OpenAiEngine
-    from sqlalchemy import func, select
 
     store = Store.open(f"sqlite:///{folder}/ledger.db")
     with store.write() as session:
@@ -219,7 +233,9 @@ def measure(arm: str, url: str, num: int, concurrency: int) -> dict[str, float]:
 
 
 def compare(num: int, rounds: int, concurrencies: list[int], arms: list[str]) -> None:
-    print(f"{platform.processor() or platform.machine()}, {num} requests, {rounds} interleaved rounds, medians (min-max)")
+    print(
+        f"{platform.processor() or platform.machine()}, {num} requests, {rounds} interleaved rounds, medians (min-max)"
+    )
     for concurrency in concurrencies:
         net: dict[str, list[float]] = {arm: [] for arm in arms}
         rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
@@ -230,7 +246,9 @@ def compare(num: int, rounds: int, concurrencies: list[int], arms: list[str]) ->
                     base, full = measure(arm, url, 20, concurrency), measure(arm, url, num, concurrency)
                 net[arm].append((full["cpu_s"] - base["cpu_s"]) / (num - 20) * 1e6)
                 rows[arm].append(full)
-        print(f"\n| concurrency {concurrency} | CPU us/request, net | x sdk | wall s | peak MB |\n|---|---|---|---|---|")
+        print(
+            f"\n| concurrency {concurrency} | CPU us/request, net | x sdk | wall s | peak MB |\n|---|---|---|---|---|"
+        )
         for arm in arms:
             ratio = median(net["sdk"]) / median(net[arm]) if "sdk" in net else float("nan")
             wall, peak = (median(row[key] for row in rows[arm]) for key in ("wall_s", "peak_mb"))

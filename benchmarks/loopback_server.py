@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import hashlib
 import itertools
+from typing import ClassVar
 
 import httptools
 import orjson
@@ -37,7 +38,7 @@ def negatives(number: int) -> str:
 class Connection(asyncio.Protocol):
     """One keep-alive connection; the smallest server that Python allows."""
 
-    seen: set[bytes] = set()
+    seen: ClassVar[set[bytes]] = set()
     numbers = itertools.count()
     delay_s = 0.0
 

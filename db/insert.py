@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Dialect, Insert, Table
+from sqlalchemy import Dialect, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
@@ -55,7 +55,7 @@ class _Statement:
 
 @lru_cache(maxsize=128)
 def _prepared(dialect: Dialect, table: Table, given: frozenset[str]) -> _Statement:
-    insert: Insert = postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)
+    insert = postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)
     compiled = insert.on_conflict_do_nothing().compile(dialect=dialect, column_keys=sorted(given))
     names = tuple(compiled.positiontup or compiled.params)
     types = [table.columns[name].type.dialect_impl(dialect) for name in names]

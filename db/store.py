@@ -19,7 +19,10 @@ from db.errors import StoreError, StoreVersionError
 SCHEMA_VERSION = "0002"
 _BUSY_TIMEOUT_MS = 60_000
 # The standard library's JSON takes several times as long, and every link of the ledger has two such columns.
-_JSON: dict[str, Any] = {"json_serializer": lambda value: orjson.dumps(value).decode(), "json_deserializer": orjson.loads}
+_JSON: dict[str, Any] = {
+    "json_serializer": lambda value: orjson.dumps(value).decode(),
+    "json_deserializer": orjson.loads,
+}
 
 
 class Store:

@@ -6,7 +6,7 @@ Which checks apply, and with what limits, stands in the entry (entry.toml, [chec
 import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from generator.answers import DraftNegative, DraftQuery, Refusal
@@ -19,6 +19,8 @@ _LEAKS = re.compile(
     r"\bthis (?:document|text|passage) (?:does not|doesn't) (?:answer|address|satisfy)\b|\bsimilarity[_ ]level\b",
     re.IGNORECASE,
 )
+# A text without any of these cannot hold a leak; finding that out takes a tenth of the pattern's time.
+_LEAK_HINTS = ("hard negative", "positive ", "search query", "this document", "this text", "this passage", "similarity")
 _QUERY_LEAKS = re.compile(
     r"\b(?:this|the) (?:document|text|passage|article|study|author|authors)\b|\baccording to the\b", re.IGNORECASE
 )
@@ -53,8 +55,7 @@ class AnswerContext:
 
     def shares_sentence(self, text: str) -> str | None:
         """A sentence that an accepted negative has already."""
-        least = self.checks.shared_words
-        return None if least is None else min(_long_sentences(text, least) & self._sentences, default=None)
+        return self._first_in(text, self._sentences, self.checks.shared_words)
 
     def copies_sentence(self, text: str) -> str | None:
         """A sentence of the positive that stands in the text."""
@@ -63,7 +64,13 @@ class AnswerContext:
             return None
         if self._positive_sentences is None:
             self._positive_sentences = frozenset(_long_sentences(self.positive, least))
-        return min(_long_sentences(text, least) & self._positive_sentences, default=None)
+        return self._first_in(text, self._positive_sentences, least)
+
+    def _first_in(self, text: str, sentences: Collection[str], least: int | None) -> str | None:
+        # Looking for each of a few sentences is several times faster than cutting the text into its own.
+        if least is None or not any(sentence in self.normalised(text) for sentence in sentences):
+            return None
+        return min(_long_sentences(text, least) & set(sentences), default=None)
 
 
 def normalised(text: str) -> str:
@@ -118,7 +125,7 @@ def _check_text(negative: DraftNegative, context: AnswerContext) -> _Found:
         return "is_the_positive", "the text equals the positive"
     if text in {context.normalised(other.text) for other in context.accepted}:
         return "duplicate", "the text equals an earlier negative of the same answer"
-    if leak := _LEAKS.search(negative.text):
+    if any(hint in text for hint in _LEAK_HINTS) and (leak := _LEAKS.search(negative.text)):
         return "leak_phrase", f"the text gives itself away: {leak.group()!r}"
     if context.checks.language and context.language and (told := wrong_language(negative.text, context.language)):
         return "wrong_language", told

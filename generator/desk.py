@@ -58,7 +58,8 @@ class Progress:
 class Desk:
     """Takes and settles for one run and one process. All methods may be called from one thread at a time.
 
-    Without `accepting` answers are recorded, and reading them is left to whoever asked.
+    Without `accepting` answers are recorded, and reading them is left to whoever asked. With `limit` no more than this
+    many requests are taken: a pilot.
     """
 
     def __init__(
@@ -73,14 +74,17 @@ class Desk:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         lease_s: float = _LEASE_S,
         holder: str | None = None,
+        limit: int | None = None,
     ) -> None:
         self.store, self.run_id, self._accepting, self._worst, self._budget = store, run_id, accepting, worst, budget
         self.stopping = threading.Event()
         self.progress = Progress()
         self.holder = holder or _this_process()
         self._follow_ups, self._on_progress, self._lease_s = follow_ups, on_progress, lease_s
+        self._limit = limit
         self._after, self._is_first_pass = -1, True
         self._new_from: int | None = None
+        self._is_held_back = False
         self._beating = threading.Event()
 
     def __enter__(self) -> "Desk":
@@ -99,23 +103,37 @@ class Desk:
         """Lease requests that have no answer yet, in plan order; [] when none is free now or the budget is spent."""
         if self.stopping.is_set() or self.progress.is_out_of_budget:
             return []
+        if self._limit is not None:
+            limit = min(limit, self._limit - self.progress.num_new - self.progress.num_in_flight)
+            if limit <= 0:
+                return []
         taken = self._lease(limit)
         while not taken and self._turn_back():
             taken = self._lease(limit)
         self.progress.num_in_flight += len(taken)
         return taken
 
+    @property
+    def has_new(self) -> bool:
+        """Whether another `take` may bring more than the last: repairs were added, or money was freed."""
+        return self._new_from is not None or self._is_held_back
+
     def refill(self) -> bool:
         """When everything taken is settled: is there more? Asks the plan for second stages and refills, and takes over
         what other processes left; False when the run has nothing left to ask."""
-        if self.stopping.is_set() or self.progress.is_out_of_budget:
+        if self.stopping.is_set() or self.progress.is_out_of_budget or self._limit is not None:
             return False
+        if self.has_new:
+            return True
+        return self.plan_more() > 0 or self._wait_for_leases()
+
+    def plan_more(self) -> int:
+        """Ask the plan for second stages and refills. Returns how many requests that adds."""
         num_new = self._follow_ups()
         if num_new:
             self.progress.num_planned += num_new
             self._after = -1
-            return True
-        return self._wait_for_leases()
+        return num_new
 
     def settle(self, answers: Sequence[Answer]) -> None:
         """Commit answers, then read them: candidates, rejections and repairs."""
@@ -136,6 +154,10 @@ class Desk:
             with self.store.write() as session:
                 ledger.release_leases(session, self.run_id, [item.request_id for item in items])
             self.progress.num_in_flight -= len(items)
+
+    def look_back(self, plan_index: int) -> None:
+        """Requests beyond this plan index were given back: the next `take` sees them again."""
+        self._new_from = plan_index + 1 if self._new_from is None else min(self._new_from, plan_index + 1)
 
     def read_waiting(self) -> int:
         """Read answers that are in the ledger and that this run has not read: from other runs, or from before."""
@@ -171,9 +193,10 @@ class Desk:
             )
         if taken:
             self._after = taken[-1].plan_index
+        self._is_held_back = is_stopped
         # What is in flight may cost less than was reserved for it; only when nothing is left in flight is it final.
         if is_stopped and not taken and self.progress.num_in_flight == 0:
-            self.progress.is_out_of_budget = True
+            self.progress.is_out_of_budget, self._is_held_back = True, False
         return taken
 
     def _turn_back(self) -> bool:

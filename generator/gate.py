@@ -12,7 +12,8 @@ _ORDER = {"hard": 0, "medium": 1, "easy": 2}
 class Gate(Protocol):
     """Measures similarities; built where an encoder is known, and handed to generation."""
 
-    limits: EmbeddingGate
+    @property
+    def limits(self) -> EmbeddingGate: ...
 
     def similarities(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
         """Cosine of each group's query with each of its texts, in order."""

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -74,7 +74,7 @@ class Helpers:
 
     neighbours: Neighbours | None = None
     gate: Gate | None = None
-    round_trips: dict[int, RoundTrip] = field(default_factory=dict)
+    round_trips: Mapping[int, RoundTrip] = field(default_factory=dict)
 
 
 def generate(
@@ -83,8 +83,9 @@ def generate(
     *,
     helpers: Helpers | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    limit: int | None = None,
 ) -> GenerateReport:
-    """Bring the run of this recipe as far as its engine's answers allow.
+    """Bring the run of this recipe as far as its engine's answers allow; with `limit`, by that many answers: a pilot.
 
     Raises:
         GeneratorError: The plan cannot be made, the model was switched off, or more completions were refused than the
@@ -112,6 +113,7 @@ def generate(
         budget=recipe.budget,
         follow_ups=lambda: _follow_up(store, run_id, recipe, planner),
         on_progress=on_progress,
+        limit=limit,
     )
     desk.progress.spent_usd, desk.progress.spent_tokens = spent
     desk.progress.num_planned = report.num_planned

@@ -487,3 +487,8 @@ def _harvestable(link: Any, text: str, finish_reason: str | None, refused: str |
         finish_reason,
         refused,
     )
+
+
+def decompressed(body: bytes) -> bytes:
+    """A stored body or text as it was."""
+    return zlib.decompress(body)

@@ -23,8 +23,8 @@ ROUND = 1_000_000_000_000
 _STAGE_TWO = BLOCK // 2
 _CHUNK = 200
 
-# Passage keys of documents near a query, the nearest first, none of them judged relevant to it.
-Neighbours = Callable[[str, int], Sequence[int]]
+# (plan, query, its key, how many) -> passage keys of documents near it, the nearest first, none judged relevant.
+Neighbours = Callable[[PairPlan, str, int, int], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +233,8 @@ class Planner:
         """The request for a pair; None for a query with fewer neighbours than the entry edits."""
         query, positive = pair
         entry, values = self.pack.entry(plan.entry), self.cells(start // BLOCK).values(place.cell)
-        near = self._near(entry, query.text, query.key)
-        if len(near) < entry.facts.neighbours:
+        near = self._near(plan, entry, query)
+        if len(near) < len(entry.facts.neighbours):
             return None
         found = texts.passage_texts(near) if near else {}
         names = {f"neighbour_{rank}": key for rank, key in enumerate(near, start=1)}
@@ -254,12 +254,13 @@ class Planner:
             sample_index=again,
         )
 
-    def _near(self, entry: Entry, query: str, key: int) -> Sequence[int]:
+    def _near(self, plan: PairPlan, entry: Entry, query: Text) -> Sequence[int]:
         if not entry.facts.neighbours:
             return ()
         if self._neighbours is None:
             raise GeneratorError(f"entry {entry.name!r} needs neighbours of each pair, and none were given")
-        return self._neighbours(query, key)[: entry.facts.neighbours]
+        found = self._neighbours(plan, query.text, query.key, max(entry.facts.neighbours))
+        return _at_ranks(found, entry.facts.neighbours)
 
     def _documents(
         self, session: Session, plan: DocumentPlan, start: int, places: Iterable[Place]
@@ -281,6 +282,15 @@ class Planner:
                     source={"document": document.key},
                     sample_index=place.number // len(drawn),
                 )
+
+
+def _at_ranks(found: Sequence[int], ranks: Sequence[int]) -> list[int]:
+    """What stands at these ranks, each once; where the list ends sooner, the furthest that is left."""
+    chosen: list[int] = []
+    for rank in ranks:
+        left = [passage for passage in found[:rank] if passage not in chosen]
+        chosen += left[-1:]
+    return chosen
 
 
 def _chunks(places: Iterable[Place]) -> Iterator[list[Place]]:
@@ -342,13 +352,13 @@ def _file_variables(
         "query": query.text,
         "positive": positive.text,
     }
-    if len(cell.neighbours) != entry.facts.neighbours:
+    if len(cell.neighbours) != len(entry.facts.neighbours):
         raise GeneratorError(
             f"cell {cell.custom_id}: {len(cell.neighbours)} neighbours where entry {entry.name!r} "
-            f"needs {entry.facts.neighbours}"
+            f"needs {len(entry.facts.neighbours)}"
         )
     for rank, external_id in enumerate(cell.neighbours, start=1):
-        name = "neighbour" if entry.facts.neighbours == 1 else f"neighbour_{rank}"
+        name = "neighbour" if len(entry.facts.neighbours) == 1 else f"neighbour_{rank}"
         found = texts.passage(external_id)
         variables[name], source[name] = found.text, found.key
     return variables, source

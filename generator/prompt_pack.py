@@ -72,7 +72,7 @@ class Checks(_Table):
 
 
 class EntryFacts(_Table):
-    """The contents of entry.toml."""
+    """The contents of entry.toml. `neighbours` are retrieval ranks (from 1) of the documents beside a pair."""
 
     title: str
     subject: Literal["pair", "task_type", "task", "document", "judgement"]
@@ -80,7 +80,7 @@ class EntryFacts(_Table):
     response_format: Literal["json_object", "json_schema"] = "json_schema"
     attributes: str | None = None
     choose: tuple[str, ...] = ()
-    neighbours: int = Field(0, ge=0, le=20)
+    neighbours: tuple[int, ...] = ()
     slots: tuple[Slot, ...] = ()
     checks: Checks = Checks()
 

@@ -13,7 +13,7 @@ from app.terminal import console, escape, progress_bar, write_json
 if TYPE_CHECKING:
     from curation.importing import ImportReport
 
-commands = typer.Typer(help="Import a BEIR folder, or a file of pairs.", no_args_is_help=True)
+commands = typer.Typer(help="Import a BEIR folder, a file of pairs, or a folder of documents.", no_args_is_help=True)
 
 _MAX_NAMED = 10
 CollectionName = Annotated[
@@ -69,6 +69,23 @@ def pairs(
             licence=licence,
             progress=progress,
         )
+    _tell(report, json)
+
+
+@commands.command()
+def documents(
+    folder: Annotated[Path, typer.Argument(help="Folder with .txt, .md and .pdf files; subfolders too.")],
+    name: CollectionName = None,
+    licence: Licence = None,
+    max_words: Annotated[int, typer.Option("--max-words", min=20, max=5_000, help="Longest passage, in words.")] = 200,
+    store: StoreUrl = None,
+    json: JsonFile = None,
+) -> None:
+    """Import your own documents, cut into passages; `gradus generate` can write queries that they answer."""
+    from curation.documents import import_documents
+
+    with opened_store(store) as opened, progress_bar(f"Importing {folder.name}") as progress:
+        report = import_documents(opened, folder, name=name, licence=licence, max_words=max_words, progress=progress)
     _tell(report, json)
 
 

@@ -49,8 +49,7 @@ def run(desk: Desk, engine: BatchFileEngine, on_bad_line: Callable[[BadLine], No
     if engine.completions.is_file() or engine.requests is None:
         ingest(desk, engine.completions, on_bad_line)
     if engine.requests is not None:
-        while desk.refill():
-            pass
+        desk.plan_more()
         with desk.store.read() as session:
             write_requests(engine.requests, wanted(session, desk.run_id))
 

@@ -171,7 +171,7 @@ class _Asking:
         """What the desk's thread does next: commit a group of answers, or lease more; None when there is nothing."""
         if len(self.answers) >= _GROUP_SIZE or (self.answers and not self._can_wait()):
             group, self.answers = self.answers, []
-            return self._at_desk(lambda: self.desk.settle(group))
+            return self._at_desk(lambda: self._settle(group))
         room = sum(int(e.window.size) for e in self.endpoints if e.lost is None)
         if self.has_more and len(self.waiting) < room:
             return self._at_desk(lambda: self._take(max(room, _GROUP_SIZE)))
@@ -183,6 +183,10 @@ class _Asking:
     def _can_wait(self) -> bool:
         """Whether a small group of answers may wait for more: only while others are about to come."""
         return self.num_flying > 0 and time.monotonic() < self.first_answer_at + _GROUP_WAIT_S
+
+    def _settle(self, group: list[Answer]) -> None:
+        self.desk.settle(group)
+        self.has_more = self.has_more or self.desk.has_new
 
     def _refill(self) -> None:
         self.has_more = self.desk.refill()

@@ -1,0 +1,199 @@
+"""The `openai_batch` engine: files of requests to a Batch API, answered within a day, at a discount.
+
+A row in the store stands before each upload and names the requests in it; their leases belong to the batch. A process
+that dies between upload and row finds its batch again by the metadata that it was created with, so no file is sent
+twice, and any later process collects what is ready.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import openai
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from db.digest import digest_of
+from db.tables.base import utc_now
+from db.tables.ledger import Request, RequestBody, RunRequest, VendorBatch
+from generator.desk import Desk
+from generator.engines.batch_file import BadLine, ingest, request_line
+from generator.errors import EngineStopped
+from generator.ledger import Wanted, decompressed, release_leases
+from generator.recipe import OpenAiBatchEngine
+
+ENGINE = "openai_batch"
+_LEASE = timedelta(hours=30)
+_METADATA = "gradus_batch"
+_RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
+
+
+def run(desk: Desk, engine: OpenAiBatchEngine, key: str | None, on_bad_line: Callable[[BadLine], None]) -> None:
+    """Submit what has no answer yet, wait, and settle what comes; earlier batches of the run are collected too.
+
+    Raises:
+        EngineStopped: The server cannot be reached or refuses the key, a file or a batch.
+    """
+    with _translated(engine), openai.OpenAI(base_url=engine.base_url, api_key=key or "none") as client:
+        while not desk.stopping.is_set():
+            _submit_all(desk, engine, client)
+            waiting = _collect_all(desk, client, on_bad_line)
+            if waiting:
+                desk.progress.waiting_for = f"{waiting} batch(es) at the vendor"
+                _wait(desk, engine.poll_s)
+            elif not desk.refill():
+                return
+
+
+def _wait(desk: Desk, seconds: float) -> None:
+    try:
+        desk.stopping.wait(seconds)
+    except KeyboardInterrupt:  # the batches go on at the vendor; the next call collects them
+        desk.stopping.set()
+
+
+@contextmanager
+def _translated(engine: OpenAiBatchEngine) -> Iterator[None]:
+    try:
+        yield
+    except openai.APIConnectionError as error:
+        raise EngineStopped(f"{engine.base_url}: cannot be reached ({error.__cause__ or error}); run again") from error
+    except openai.APIStatusError as error:
+        told = f"answers {error.status_code}: {str(error)[:300]}"
+        raise EngineStopped(f"{engine.base_url} {told}") from error
+
+
+def _submit_all(desk: Desk, engine: OpenAiBatchEngine, client: openai.OpenAI) -> None:
+    for batch in _batches(desk, "submitting"):
+        _submit(desk, client, batch)
+    while items := desk.take(engine.max_requests):
+        kept = _within(items, engine.max_bytes)
+        desk.give_back(items[len(kept) :])
+        _submit(desk, client, _register(desk, kept))
+        if len(kept) < len(items):
+            desk.look_back(kept[-1].plan_index)
+
+
+def _within(items: list[Wanted], max_bytes: int) -> list[Wanted]:
+    """As many of the first requests as fit into a file; at least one."""
+    total = 0
+    for place, item in enumerate(items):
+        total += len(request_line(item))
+        if total > max_bytes and place:
+            return items[:place]
+    return items
+
+
+def _register(desk: Desk, items: list[Wanted]) -> VendorBatch:
+    """The batch's row, and its requests leased to it, in one transaction."""
+    digest = digest_of([desk.run_id, utc_now().isoformat(), *(item.request_id for item in items)])
+    with desk.store.write() as session:
+        batch = VendorBatch(digest=digest, run_id=desk.run_id, num_requests=len(items))
+        session.add(batch)
+        for start in range(0, len(items), 500):
+            ids = [item.request_id for item in items[start : start + 500]]
+            change = update(Request).where(Request.id.in_(ids))
+            session.execute(change.values(lease_holder=_holder(digest), leased_until=utc_now() + _LEASE))
+    desk.progress.num_in_flight -= len(items)
+    return batch
+
+
+def _holder(digest: str) -> str:
+    return f"batch:{digest}"
+
+
+def _batches(desk: Desk, state: str) -> list[VendorBatch]:
+    with desk.store.read() as session:
+        rows = select(VendorBatch).where(VendorBatch.run_id == desk.run_id, VendorBatch.state == state)
+        return list(session.scalars(rows.order_by(VendorBatch.id)))
+
+
+def _submit(desk: Desk, client: openai.OpenAI, batch: VendorBatch) -> None:
+    external = _find(client, batch.digest) or _upload(desk, client, batch)
+    _update(desk, batch, state="submitted", external_id=external)
+
+
+def _find(client: openai.OpenAI, digest: str) -> str | None:
+    """The vendor's id of a batch that was created by a process that died before it could store it."""
+    for found in client.batches.list(limit=100):
+        if (found.metadata or {}).get(_METADATA) == digest:
+            return found.id
+    return None
+
+
+def _upload(desk: Desk, client: openai.OpenAI, batch: VendorBatch) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "requests.jsonl"
+        with desk.store.read() as session, path.open("wb") as file:
+            for item in _requests_of(session, desk.run_id, batch.digest):
+                file.write(request_line(item))
+        with path.open("rb") as file:
+            uploaded = client.files.create(file=file, purpose="batch")
+    created = client.batches.create(
+        input_file_id=uploaded.id,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+        metadata={_METADATA: batch.digest},
+    )
+    return created.id
+
+
+def _requests_of(session: Session, run_id: int, digest: str) -> Iterator[Wanted]:
+    rows = session.execute(
+        select(Request.id, RunRequest.custom_id, RunRequest.plan_index, RequestBody.body)
+        .join(RunRequest, RunRequest.request_id == Request.id)
+        .join(RequestBody, RequestBody.request_id == Request.id)
+        .where(RunRequest.run_id == run_id, Request.lease_holder == _holder(digest))
+        .order_by(RunRequest.plan_index),
+        execution_options={"yield_per": 500},
+    )
+    for key, custom_id, index, body in rows:
+        yield Wanted(key, custom_id, index, decompressed(body))
+
+
+def _collect_all(desk: Desk, client: openai.OpenAI, on_bad_line: Callable[[BadLine], None]) -> int:
+    """Settle every batch that has ended. Returns how many still run."""
+    num_running = 0
+    for batch in _batches(desk, "submitted"):
+        found = client.batches.retrieve(str(batch.external_id))
+        if found.status in _RUNNING:
+            num_running += 1
+            continue
+        for file_id in (found.output_file_id, found.error_file_id):
+            if file_id:
+                _ingest(desk, client, file_id, on_bad_line)
+        _end(desk, batch, found)
+    return num_running
+
+
+def _ingest(desk: Desk, client: openai.OpenAI, file_id: str, on_bad_line: Callable[[BadLine], None]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{Path(file_id).name}.jsonl"
+        client.files.content(file_id).write_to_file(path)
+        ingest(desk, path, on_bad_line, engine=ENGINE)
+
+
+def _end(desk: Desk, batch: VendorBatch, found: Any) -> None:
+    """Requests without an answer go back to the ledger; a batch that the vendor refused stops the run."""
+    with desk.store.write() as session:
+        held = select(Request.id).where(Request.lease_holder == _holder(batch.digest), Request.state == "leased")
+        left = list(session.scalars(held))
+        for start in range(0, len(left), 500):
+            release_leases(session, desk.run_id, left[start : start + 500])
+    if found.status != "failed":
+        _update(desk, batch, state="collected")
+        desk.look_back(-1)
+        return
+    told = "; ".join(str(error.message) for error in (found.errors.data if found.errors else None) or [])
+    _update(desk, batch, state="failed", error=told)
+    raise EngineStopped(
+        f"the vendor refused batch {batch.external_id}: {told or 'no reason given'}; run again to resend"
+    )
+
+
+def _update(desk: Desk, batch: VendorBatch, **values: Any) -> None:
+    with desk.store.write() as session:
+        session.execute(update(VendorBatch).where(VendorBatch.id == batch.id).values(**values))

@@ -1,0 +1,97 @@
+"""Where a run stands, read from the store: what `gradus status` shows from another terminal while a run goes on."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from db.tables.base import utc_now
+from db.tables.ledger import Completion, Request, Run, RunRequest
+
+_RECENT = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """Counts of one run. `per_minute` is of the last minute; `eta_s` follows from it."""
+
+    run: str
+    state: str
+    num_planned: int
+    num_read: int
+    num_leased: int
+    num_failed: int
+    num_waiting: int
+    outcomes: dict[str, int]
+    accepted_by_rank: dict[int, int]
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    spent_usd: float
+    reserved_usd: float
+    spent_tokens: int
+    per_minute: int
+    eta_s: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_progress(session: Session, run: Run) -> RunProgress:
+    """The counts of a generation run as they are now."""
+    outcomes: Counter[str] = Counter()
+    states: Counter[str] = Counter()
+    rows = session.execute(
+        select(RunRequest.outcome, Request.state, func.count())
+        .join(Request, Request.id == RunRequest.request_id)
+        .where(RunRequest.run_id == run.id)
+        .group_by(RunRequest.outcome, Request.state)
+    )
+    for outcome, state, num in rows:
+        if outcome is None:
+            states[state] += num
+        else:
+            outcomes[outcome] += num
+    answered = (
+        select(
+            func.count(Completion.id),
+            func.sum(Completion.input_tokens),
+            func.sum(Completion.cached_tokens),
+            func.sum(Completion.output_tokens),
+        )
+        .join(RunRequest, RunRequest.request_id == Completion.request_id)
+        .where(RunRequest.run_id == run.id)
+    )
+    _, *tokens = (int(value or 0) for value in session.execute(answered).one())
+    recent = session.execute(answered.where(Completion.received_at > utc_now() - _RECENT)).one()[0]
+    waiting = states["pending"] + states["leased"]
+    return RunProgress(
+        run=run.name,
+        state=run.state,
+        num_planned=sum(outcomes.values()) + sum(states.values()),
+        num_read=sum(outcomes.values()),
+        num_leased=states["leased"],
+        num_failed=states["failed"],
+        num_waiting=waiting,
+        outcomes=dict(outcomes),
+        accepted_by_rank=_by_rank(session, run.id),
+        input_tokens=tokens[0],
+        cached_tokens=tokens[1],
+        output_tokens=tokens[2],
+        spent_usd=run.spent_usd,
+        reserved_usd=run.reserved_usd,
+        spent_tokens=run.spent_tokens,
+        per_minute=int(recent),
+        eta_s=waiting / recent * 60 if recent else None,
+    )
+
+
+def _by_rank(session: Session, run_id: int) -> dict[int, int]:
+    ranks: Counter[int] = Counter()
+    notes = select(RunRequest.notes).where(RunRequest.run_id == run_id, RunRequest.notes.is_not(None))
+    for note in session.scalars(notes, execution_options={"yield_per": 5_000}):
+        ranks.update((note or {}).get("ranks", ()))
+    return dict(sorted(ranks.items()))
