@@ -1,21 +1,22 @@
-"""What does a request cost the client? Ours, the openai SDK and a bare aiohttp loop against one fast loopback server.
+"""What does a request cost the client? Ours, its peers and a bare aiohttp loop against one fast loopback server.
 
-Usage: python benchmarks/generation_throughput.py [--num 4000] [--rounds 3] [--concurrency 64 256] [--arms ...]
+Usage: python benchmarks/generation_throughput.py [--num 2000] [--rounds 3] [--concurrency 64 256] [--peers ENVS]
        python benchmarks/generation_throughput.py --memory      (peak memory at 1,000 and at 200,000 planned requests)
 
 Arms, interleaved, each in its own process; prompts of 1.5 kB, answers of 1 kB:
     aiohttp   a bare loop that does nothing with the answers: the floor
     sdk       a loop over AsyncOpenAI, its default client
-    ledger    ours: leases, transport and the durable ledger; the requests were planned before
+    ledger    ours: leases, transport and the durable ledger; the requests were planned before, as for the loops
     all       ours with everything on: plan, checks, candidates, commits
+    curator, data_designer, distilabel   by their own public API, from the environments that peers/install.sh made
 
-CPU is of the whole process, less that of the same arm with 20 requests, per request.
+CPU is of the whole process tree, less that of the same arm with 20 requests, per request.
 """
 
 import argparse
-import asyncio
 import itertools
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -28,7 +29,9 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parents[1]
-ARMS = ("aiohttp", "sdk", "ledger", "all")
+OURS = ("ledger", "all")
+LOOPS = {"aiohttp": "aiohttp_arm.py", "sdk": "openai_sdk_arm.py"}
+PEERS = {"curator": "curator_arm.py", "data_designer": "data_designer_arm.py", "distilabel": "distilabel_arm.py"}
 _ATTRIBUTES = {
     "domain": ["a", "b", "c"],
     "education_level": ["x", "y"],
@@ -60,41 +63,6 @@ def bodies(num: int) -> list[dict[str, object]]:
         }
         for n in range(num)
     ]
-
-
-async def ask_with_aiohttp(url: str, num: int, concurrency: int) -> int:
-    import aiohttp
-    import orjson
-
-    pending, num_good = iter(bodies(num)), 0
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-        async def work() -> None:
-            nonlocal num_good
-            for body in pending:
-                headers = {"content-type": "application/json"}
-                async with session.post(f"{url}/chat/completions", data=orjson.dumps(body), headers=headers) as answer:
-                    num_good += bool(orjson.loads(await answer.read())["choices"][0]["message"]["content"])
-
-        await asyncio.gather(*(work() for _ in range(concurrency)))
-    return num_good
-
-
-async def ask_with_sdk(url: str, num: int, concurrency: int) -> int:
-    import openai
-
-    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=2)
-    pending, num_good = iter(bodies(num)), 0
-
-    async def work() -> None:
-        nonlocal num_good
-        for body in pending:
-            answer = await client.chat.completions.create(**body)
-            num_good += bool(answer.choices[0].message.content)
-
-    await asyncio.gather(*(work() for _ in range(concurrency)))
-    await client.close()
-    return num_good
 
 
 def fill(folder: Path, num: int) -> "object":
@@ -198,44 +166,42 @@ def ask_with_all(url: str, num: int, concurrency: int, folder: Path, phase: str)
     return report.outcomes["accepted"]
 
 
-def run_arm(arm: str, url: str, num: int, concurrency: int, folder: Path, phase: str) -> None:
+def run_ours(arm: str, url: str, num: int, concurrency: int, folder: Path, phase: str) -> None:
+    """One of our arms in this process; prints what a peer's arm prints."""
     start = time.perf_counter()
-    if arm == "ledger":
-        num_good = ask_with_ledger(url, num, concurrency, folder, phase)
-    elif arm == "all":
-        num_good = ask_with_all(url, num, concurrency, folder, phase)
-    else:
-        ask = {"aiohttp": ask_with_aiohttp, "sdk": ask_with_sdk}[arm]
-        num_good = asyncio.run(ask(url, num, concurrency)) if phase == "ask" else 0
+    ask = {"ledger": ask_with_ledger, "all": ask_with_all}[arm]
+    num_good = ask(url, num, concurrency, folder, phase)
     used = resource.getrusage(resource.RUSAGE_SELF)
     assert phase == "prepare" or num_good == num, (num_good, num)
-    print(
-        json.dumps(
-            {
-                "wall_s": time.perf_counter() - start,
-                "cpu_s": used.ru_utime + used.ru_stime,
-                "peak_mb": used.ru_maxrss / 1024,
-            }
-        )
-    )
+    cpu_s, peak_mb = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    print(json.dumps({"wall_s": time.perf_counter() - start, "cpu_s": cpu_s, "peak_mb": peak_mb}))
 
 
-def measure(arm: str, url: str, num: int, concurrency: int) -> dict[str, float]:
+def measure(arm: str, url: str, num: int, concurrency: int, envs: Path | None = None) -> dict[str, float]:
     """One process of this arm, after another that prepared what it asks."""
     with tempfile.TemporaryDirectory() as folder:
-        results = {}
-        for phase in ("prepare", "ask"):
-            command = [sys.executable, __file__, "--arm", arm, "--url", url, "--folder", folder, "--phase", phase]
-            command += ["--num", str(num), "--concurrency", str(concurrency)]
-            told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-            results[phase] = json.loads(told.splitlines()[-1])
-        return dict(results["ask"])
+        if arm in OURS:
+            for phase in ("prepare", "ask"):
+                command = [sys.executable, __file__, "--arm", arm, "--url", url, "--folder", folder, "--phase", phase]
+                told = _told([*command, "--num", str(num), "--concurrency", str(concurrency)])
+            return told
+        requests = Path(folder) / "requests.jsonl"
+        requests.write_text("".join(json.dumps(body) + "\n" for body in bodies(num)))
+        peer = PEERS.get(arm)
+        python = str(envs / arm / "bin" / "python") if peer and envs else sys.executable
+        command = [python, str(ROOT / "benchmarks" / "peers" / (peer or LOOPS[arm])), "--base-url", url]
+        command += ["--requests", str(requests), "--concurrency", str(concurrency), "--workdir", f"{folder}/home"]
+        return _told(command)
 
 
-def compare(num: int, rounds: int, concurrencies: list[int], arms: list[str]) -> None:
-    print(
-        f"{platform.processor() or platform.machine()}, {num} requests, {rounds} interleaved rounds, medians (min-max)"
-    )
+def _told(command: list[str]) -> dict[str, float]:
+    told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    return dict(json.loads(told.splitlines()[-1]))
+
+
+def compare(num: int, rounds: int, concurrencies: list[int], arms: list[str], envs: Path | None) -> None:
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {num:,} requests,")
+    print(f"{rounds} interleaved rounds: medians (min-max)")
     for concurrency in concurrencies:
         net: dict[str, list[float]] = {arm: [] for arm in arms}
         rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
@@ -243,14 +209,13 @@ def compare(num: int, rounds: int, concurrencies: list[int], arms: list[str]) ->
             for arm in arms:
                 with server() as port:
                     url = f"http://127.0.0.1:{port}/v1"
-                    base, full = measure(arm, url, 20, concurrency), measure(arm, url, num, concurrency)
+                    base, full = (measure(arm, url, n, concurrency, envs) for n in (20, num))
                 net[arm].append((full["cpu_s"] - base["cpu_s"]) / (num - 20) * 1e6)
                 rows[arm].append(full)
-        print(
-            f"\n| concurrency {concurrency} | CPU us/request, net | x sdk | wall s | peak MB |\n|---|---|---|---|---|"
-        )
+        print(f"\n| concurrency {concurrency} | CPU us/request, net | SDK loop / this | whole job, s | peak MB |")
+        print("|---|---|---|---|---|")
         for arm in arms:
-            ratio = median(net["sdk"]) / median(net[arm]) if "sdk" in net else float("nan")
+            ratio = median(net["sdk"]) / median(net[arm])
             wall, peak = (median(row[key] for row in rows[arm]) for key in ("wall_s", "peak_mb"))
             spread = f"{median(net[arm]):,.0f} ({min(net[arm]):,.0f}-{max(net[arm]):,.0f})"
             print(f"| {arm} | {spread} | {ratio:.1f} | {wall:.1f} | {peak:.0f} |", flush=True)
@@ -266,22 +231,23 @@ def compare_memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num", type=int, default=4_000)
+    parser.add_argument("--num", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--peers", type=Path, help="folder of the peers' environments; without it they are left out")
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--arm", choices=OURS, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--phase", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.arm:
-        run_arm(given.arm, given.url, given.num, given.concurrency[0], given.folder, given.phase)
+        run_ours(given.arm, given.url, given.num, given.concurrency[0], given.folder, given.phase)
     elif given.memory:
         compare_memory()
     else:
-        compare(given.num, given.rounds, given.concurrency, given.arms)
+        arms = [*LOOPS, *OURS, *(PEERS if given.peers else ())]
+        compare(given.num, given.rounds, given.concurrency, arms, given.peers)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
@@ -58,7 +58,7 @@ class Progress:
 class Desk:
     """Takes and settles for one run and one process. All methods may be called from one thread at a time.
 
-    Without `accepting` answers are recorded, and reading them is left to whoever asked. With `limit` no more than this
+    `secret` never reaches the store, whatever a server repeats of it. Without `accepting` answers are recorded, and reading them is left to whoever asked. With `limit` no more than this
     many requests are taken: a pilot.
     """
 
@@ -75,13 +75,14 @@ class Desk:
         lease_s: float = _LEASE_S,
         holder: str | None = None,
         limit: int | None = None,
+        secret: str | None = None,
     ) -> None:
         self.store, self.run_id, self._accepting, self._worst, self._budget = store, run_id, accepting, worst, budget
         self.stopping = threading.Event()
         self.progress = Progress()
         self.holder = holder or _this_process()
         self._follow_ups, self._on_progress, self._lease_s = follow_ups, on_progress, lease_s
-        self._limit = limit
+        self._limit, self._secret = limit, secret
         self._after, self._is_first_pass = -1, True
         self._new_from: int | None = None
         self._is_held_back = False
@@ -139,6 +140,8 @@ class Desk:
         """Commit answers, then read them: candidates, rejections and repairs."""
         if not answers:
             return
+        if self._secret:
+            answers = [answer if answer.error is None else self._without_secret(answer) for answer in answers]
         with self.store.write() as session:
             spent = ledger.record(session, self.run_id, answers, facts=self._worst.facts, by_batch=self._worst.by_batch)
         accepted = Accepted()
@@ -147,6 +150,13 @@ class Desk:
                 items = ledger.harvestable_now(session, self.run_id, answers)
                 accepted = accept(session, self._accepting, items)
         self._count(answers, spent, accepted)
+
+    def redacted(self, text: str) -> str:
+        """What a server said, without the key: some repeat it in their errors."""
+        return text.replace(self._secret, "[key]") if self._secret else text
+
+    def _without_secret(self, answer: Answer) -> Answer:
+        return replace(answer, error=self.redacted(answer.error or ""))
 
     def give_back(self, items: Sequence[Wanted]) -> None:
         """Return requests that were taken and never sent."""
@@ -176,7 +186,7 @@ class Desk:
     def reject(self, subject: str, reason: str, detail: str) -> None:
         """Record something that could not even be an answer."""
         with self.store.write() as session:
-            add_rejections(session, self.run_id, [RejectedRow(subject, 0, reason, detail)])
+            add_rejections(session, self.run_id, [RejectedRow(subject, 0, reason, self.redacted(detail))])
 
     def _lease(self, limit: int) -> list[Wanted]:
         with self.store.write() as session:

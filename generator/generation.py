@@ -114,6 +114,7 @@ def generate(
         follow_ups=lambda: _follow_up(store, run_id, recipe, planner),
         on_progress=on_progress,
         limit=limit,
+        secret=key,
     )
     desk.progress.spent_usd, desk.progress.spent_tokens = spent
     desk.progress.num_planned = report.num_planned

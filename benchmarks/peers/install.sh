@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes an environment for each peer, and one for the server, at the versions of pins/: install.sh ENVS_FOLDER [NAME...]
+# Makes an environment for each peer, at the versions of pins/: install.sh ENVS_FOLDER [NAME...]
 # Environments that are complete stay as they are. The arms of aiohttp and AsyncOpenAI run in the project's own.
 set -euo pipefail
 pins=$(cd "$(dirname "$0")" && pwd)/pins
 folder=${1:?"usage: install.sh ENVS_FOLDER [NAME...], NAME one of: $(cd "$pins" && echo *.txt | sed 's/\.txt//g')"}
 shift
-[ $# -gt 0 ] || set -- server curator distilabel data_designer
+[ $# -gt 0 ] || set -- curator distilabel data_designer
 
 for name in "$@"; do
   env=$folder/$name

@@ -303,7 +303,7 @@ class _Asking:
     def _lose(self, endpoint: _Endpoint, reason: str) -> None:
         endpoint.lost = reason
         if all(e.lost is not None for e in self.endpoints):
-            self.failure = EngineStopped(f"{endpoint.url}: {reason}")
+            self.failure = EngineStopped(self.desk.redacted(f"{endpoint.url}: {reason}"))
 
     async def _attempt(self, endpoint: _Endpoint, item: Wanted) -> Answer | _Retry:
         start = time.monotonic()

@@ -37,7 +37,7 @@ def run(desk: Desk, engine: OpenAiBatchEngine, key: str | None, on_bad_line: Cal
     Raises:
         EngineStopped: The server cannot be reached or refuses the key, a file or a batch.
     """
-    with _translated(engine), openai.OpenAI(base_url=engine.base_url, api_key=key or "none") as client:
+    with _translated(desk, engine), openai.OpenAI(base_url=engine.base_url, api_key=key or "none") as client:
         while not desk.stopping.is_set():
             _submit_all(desk, engine, client)
             waiting = _collect_all(desk, client, on_bad_line)
@@ -56,14 +56,14 @@ def _wait(desk: Desk, seconds: float) -> None:
 
 
 @contextmanager
-def _translated(engine: OpenAiBatchEngine) -> Iterator[None]:
+def _translated(desk: Desk, engine: OpenAiBatchEngine) -> Iterator[None]:
     try:
         yield
     except openai.APIConnectionError as error:
         raise EngineStopped(f"{engine.base_url}: cannot be reached ({error.__cause__ or error}); run again") from error
     except openai.APIStatusError as error:
         told = f"answers {error.status_code}: {str(error)[:300]}"
-        raise EngineStopped(f"{engine.base_url} {told}") from error
+        raise EngineStopped(desk.redacted(f"{engine.base_url} {told}")) from None
 
 
 def _submit_all(desk: Desk, engine: OpenAiBatchEngine, client: openai.OpenAI) -> None:
@@ -132,7 +132,8 @@ def _upload(desk: Desk, client: openai.OpenAI, batch: VendorBatch) -> str:
                 file.write(request_line(item))
         with path.open("rb") as file:
             uploaded = client.files.create(file=file, purpose="batch")
-    created = client.batches.create(
+    # Without retries: one whose answer was lost may have created the batch, and a second would be paid for too.
+    created = client.with_options(max_retries=0).batches.create(
         input_file_id=uploaded.id,
         endpoint="/v1/chat/completions",
         completion_window="24h",

@@ -3,6 +3,7 @@
 import difflib
 import gzip
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -96,12 +97,16 @@ def _is_ambiguous(source: str, find: str) -> bool:
     return source.find(find, source.find(find) + 1) >= 0
 
 
+def lines(path: Path) -> list[Any]:
+    return [orjson.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+
+
 def test_recorded_edits_are_reproduced_by_scripts_a_fraction_of_their_size() -> None:
-    corpus = {row["_id"]: row for row in map(orjson.loads, gzip.open(RECORDED / "scifact" / "corpus.jsonl.gz"))}
+    corpus = {row["_id"]: row for row in lines(RECORDED / "scifact" / "corpus.jsonl.gz")}
     folder = RECORDED / "recorded" / "minimal_edits"
-    plans = {row["custom_id"]: row for row in map(orjson.loads, gzip.open(folder / "plan.jsonl.gz"))}
+    plans = {row["custom_id"]: row for row in lines(folder / "plan.jsonl.gz")}
     texts = scripts = num = 0
-    for row in map(orjson.loads, gzip.open(folder / "completions.jsonl.gz")):
+    for row in lines(folder / "completions.jsonl.gz"):
         plan = plans[row["custom_id"]]
         answer = orjson.loads(row["response"]["body"]["choices"][0]["message"]["content"])
         for edit in answer["edits"]:

@@ -1,0 +1,199 @@
+"""The Batch API against a loopback vendor: submit, collect, die in between, refuse."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import orjson
+import pytest
+from sqlalchemy import func, select
+
+from db.store import Store
+from db.tables.ledger import Completion, Request, Run, VendorBatch
+from generator.errors import EngineStopped
+from generator.generation import generate
+from generator.plan import Planner
+from generator.recipe import GenerateRecipe
+
+
+class Vendor(ThreadingHTTPServer):
+    """Files and batches in memory; a batch is answered when it has been looked at `looks` times."""
+
+    daemon_threads = True
+
+    def __init__(self, toolbox: Any) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.toolbox = toolbox
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.looks = 1
+        self.status = "completed"
+        self.fails_for: set[str] = set()
+        self.dies_after_create = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every request line of every batch that was created."""
+        inputs = [self.files[batch["input_file_id"]] for batch in self.batches.values()]
+        return [orjson.loads(line) for file in inputs for line in file.splitlines()]
+
+    def finish(self, batch: dict[str, Any]) -> None:
+        good, bad = b"", b""
+        for line in reversed(self.files[batch["input_file_id"]].splitlines()):
+            row = orjson.loads(line)
+            known = {"id": "x", "custom_id": row["custom_id"]}
+            if row["custom_id"] in self.fails_for:
+                error = {"code": "batch_expired", "message": "expired"}
+                bad += orjson.dumps({**known, "response": None, "error": error}) + b"\n"
+                continue
+            message = {"role": "assistant", "content": self.toolbox.negatives_for(row["body"])}
+            body = {
+                "model": "m", "choices": [{"message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 100, "completion_tokens": 10},
+            }  # fmt: skip
+            good += orjson.dumps({**known, "response": {"status_code": 200, "body": body}, "error": None}) + b"\n"
+        batch["status"] = self.status
+        for name, data in (("output_file_id", good), ("error_file_id", bad)):
+            if data:
+                batch[name] = f"{name}-{batch['id']}"
+                self.files[batch[name]] = data
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Vendor
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["content-length"]))
+        if self.path.endswith("/files"):
+            boundary = self.headers["content-type"].partition("boundary=")[2].encode()
+            parts = [part for part in raw.split(b"--" + boundary) if b"filename=" in part]
+            name = f"file-{len(self.server.files)}"
+            self.server.files[name] = parts[0].partition(b"\r\n\r\n")[2].rstrip(b"\r\n") + b"\n"
+            self._send({"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "f", "purpose": "batch",
+                        "status": "processed"})  # fmt: skip
+            return
+        wish = orjson.loads(raw)
+        name = f"batch-{len(self.server.batches)}"
+        self.server.batches[name] = {
+            "id": name, "object": "batch", "endpoint": wish["endpoint"], "input_file_id": wish["input_file_id"],
+            "completion_window": "24h", "status": "in_progress", "created_at": 1, "metadata": wish["metadata"],
+            "looks": 0,
+        }  # fmt: skip
+        if self.server.dies_after_create:
+            self.server.dies_after_create -= 1
+            self.close_connection = True
+            self.connection.close()
+            return
+        self._send(self.server.batches[name])
+
+    def do_GET(self) -> None:
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        if parts[-1] == "content":
+            self._send(self.server.files[parts[-2]])
+        elif parts[-1] == "batches":
+            self._send({"object": "list", "data": list(self.server.batches.values()), "has_more": False})
+        else:
+            batch = self.server.batches[parts[-1]]
+            batch["looks"] += 1
+            if batch["looks"] > self.server.looks and batch["status"] == "in_progress":
+                self.server.finish(batch)
+            self._send(batch)
+
+    def _send(self, value: Any) -> None:
+        data = value if isinstance(value, bytes) else orjson.dumps(value)
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.fixture
+def vendor(toolbox: Any) -> Iterator[Vendor]:
+    running = Vendor(toolbox)
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield running
+    running.shutdown()
+    running.server_close()
+    thread.join()
+
+
+def recipe(toolbox: Any, vendor: Vendor, **engine: Any) -> GenerateRecipe:
+    base = toolbox.recipe_for(vendor, num=60)
+    settings = {"kind": "openai_batch", "base_url": vendor.url, "poll_s": 0.05, **engine}
+    return GenerateRecipe.model_validate({**base.model_dump(), "model": "gpt-6-luna", "engine": settings})
+
+
+def test_files_are_submitted_collected_and_priced_with_the_discount(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    toolbox.fill(store, 60)
+    report = generate(store, recipe(toolbox, vendor, max_requests=25))
+    assert report.outcomes == {"accepted": 60} and len(vendor.batches) == 3
+    lines = vendor.lines()
+    assert len(lines) == 60 == len({line["custom_id"] for line in lines})
+    assert report.spent_usd == pytest.approx(60 * (100 * 0.10 + 10 * 0.50) / 1e6 / 2)
+    with store.read() as session:
+        assert {batch.state for batch in session.scalars(select(VendorBatch))} == {"collected"}
+        run = session.scalars(select(Run)).one()
+        assert (run.reserved_tokens, run.spent_tokens) == (0, 60 * 110)
+        assert set(session.scalars(select(Completion.engine))) == {"openai_batch"}
+    assert generate(store, recipe(toolbox, vendor)).num_new_answers == 0 and len(vendor.batches) == 3
+
+
+def test_a_file_stays_below_its_bytes(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    toolbox.fill(store, 60)
+    assert generate(store, recipe(toolbox, vendor, max_bytes=40_000)).outcomes == {"accepted": 60}
+    sizes = [len(vendor.files[batch["input_file_id"]]) for batch in vendor.batches.values()]
+    assert len(sizes) > 2 and max(sizes) <= 40_000 and len(vendor.lines()) == 60
+
+
+def test_a_process_that_died_after_the_upload_finds_its_batch_again(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    toolbox.fill(store, 60)
+    vendor.dies_after_create = 1
+    with pytest.raises(EngineStopped, match="cannot be reached"):
+        generate(store, recipe(toolbox, vendor))
+    with store.read() as session:
+        assert [batch.state for batch in session.scalars(select(VendorBatch))] == ["submitting"]
+        assert session.scalar(select(func.count()).where(Request.state == "leased")) == 60
+    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60}
+    assert len(vendor.batches) == 1
+
+
+def test_what_expired_is_asked_again_by_the_next_call(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    toolbox.fill(store, 60)
+    with store.read() as session:
+        planned = list(Planner(recipe(toolbox, vendor)).first(session))
+    vendor.status, vendor.fails_for = "expired", {item.custom_id for item in planned[:5]}
+    report = generate(store, recipe(toolbox, vendor))
+    assert (report.outcomes, report.num_failed) == ({"accepted": 55}, 5)
+    vendor.fails_for = set()
+    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60}
+    assert len(vendor.lines()) == 65
+
+
+def test_a_refused_batch_stops_the_run_and_its_requests_are_free_again(
+    store: Store, vendor: Vendor, toolbox: Any
+) -> None:
+    toolbox.fill(store, 60)
+    vendor.status = "failed"
+    vendor.fails_for = set()
+    original = vendor.finish
+
+    def refuse(batch: dict[str, Any]) -> None:
+        batch["status"] = "failed"
+        batch["errors"] = {"object": "list", "data": [{"code": "token_limit", "message": "enqueued token limit"}]}
+
+    vendor.finish = refuse  # type: ignore[method-assign]
+    with pytest.raises(EngineStopped, match="enqueued token limit"):
+        generate(store, recipe(toolbox, vendor))
+    with store.read() as session:
+        assert session.scalar(select(func.count()).where(Request.state == "pending")) == 60
+    vendor.finish, vendor.status = original, "completed"  # type: ignore[method-assign]
+    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60}

@@ -1,0 +1,251 @@
+"""Faults of every kind, SIGKILLs, Ctrl-C, secrets: nothing is lost, nothing is paid twice, everything adds up."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from sqlalchemy import func, select
+
+from db.store import Store
+from db.tables.examples import Candidate
+from db.tables.ledger import Completion, Rejection, Request, RunRequest
+from generator.generation import generate
+from generator.recipe import GenerateRecipe
+
+ROOT = Path(__file__).parents[2]
+_GENERATE = (
+    "import sys; from db.store import Store; from generator.generation import generate\n"
+    "from generator.recipe import GenerateRecipe\n"
+    "report = generate(Store.open(sys.argv[1]), GenerateRecipe.model_validate_json(sys.argv[2]))\n"
+    "print('stopped' if report.is_stopped else 'done')"
+)
+
+
+def start(url: str, recipe: GenerateRecipe) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", _GENERATE, url, recipe.model_dump_json()]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(server: Any, num: int) -> None:
+    deadline = time.monotonic() + 60
+    while sum(server.came.values()) < num:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_every_fault_ends_accepted_or_rejected_and_the_counts_add_up(
+    store: Store, model_server: Any, toolbox: Any
+) -> None:
+    """Each kind of fault strikes its own twentieth of the requests, the first time they come."""
+    num = 200
+    toolbox.fill(store, num)
+    good = toolbox.negatives_for
+    faults = {
+        "429": lambda body: toolbox.Reply(status=429, headers={"retry-after": "0.02"}, body={"error": {}}),
+        "429 without a wish": lambda body: toolbox.Reply(status=429, body={"error": {"message": "slow down"}}),
+        "500": lambda body: toolbox.Reply(status=500, raw=b"<html>oops</html>"),
+        "truncated body": lambda body: toolbox.Reply(raw=b'{"choices": [{"mess'),
+        "truncated JSON": lambda body: toolbox.Reply(good(body)[:-60]),
+        "refusal": lambda body: toolbox.Reply(
+            body={"choices": [{"message": {"content": None, "refusal": "I will not"}, "finish_reason": "stop"}]}
+        ),
+        "length": lambda body: toolbox.Reply(good(body)[:100], finish_reason="length"),
+        "empty": lambda body: toolbox.Reply(""),
+        "nested error": lambda body: toolbox.Reply(status=400, body={"error": {"error": {"message": "bad request"}}}),
+        "hung socket": lambda body: toolbox.Reply(hangs=True),
+        "no choices": lambda body: toolbox.Reply(body={"choices": []}),
+        "not an object": lambda body: toolbox.Reply(raw=b"[1, 2]"),
+    }
+    names = list(faults)
+
+    def script(body: dict[str, Any], turn: int) -> Any:
+        number = int(toolbox.between(toolbox.prompt_of(body), "query").split()[1][:-1])
+        kind = number % 20
+        if kind < len(names) and turn == 0:
+            return faults[names[kind]](body)
+        return toolbox.Reply(good(body))
+
+    model_server.script = script
+    engine = {"concurrency": 16, "timeout_s": 1.0, "max_attempts": 5}
+    recipe = toolbox.recipe_for(model_server, num=num, engine=engine, max_rejected=1)
+    report = generate(store, recipe)
+    each = num // 20
+    assert report.num_waiting == 0
+    # Malformed bodies and errors of the request itself are failures, asked again by the next call.
+    assert report.num_failed == 3 * each
+    assert report.outcomes["rejected"] == 3 * each  # refusal, length, empty
+    read = sum(report.outcomes.values())
+    assert read + report.num_failed == num == report.num_planned
+    # JSON that was cut in a string is repaired, and what is whole of it is kept.
+    assert report.num_repaired_json == each
+    assert report.refused["refused"] == 2 * each and report.refused["cut_off"] == each
+    again = generate(store, recipe)
+    assert again.num_failed == 0 and sum(again.outcomes.values()) == num
+    with store.read() as session:
+        errors = Counter(error.split(":")[0] for error in session.scalars(
+            select(Completion.error).where(Completion.error.is_not(None))))  # fmt: skip
+    assert errors["status 400"] == each and errors["refused"] == each
+
+
+def batch_line(custom_id: str, text: str | None, **changes: Any) -> bytes:
+    body = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "model": "m"}
+    row = {"custom_id": custom_id, "response": {"status_code": 200, "body": body}, "error": None, **changes}
+    return orjson.dumps(row) + b"\n"
+
+
+def test_faults_of_a_batch_output_are_named_and_never_stop_the_good_lines(
+    store: Store, model_server: Any, toolbox: Any, tmp_path: Path
+) -> None:
+    num = 100
+    toolbox.fill(store, num)
+    out, back = tmp_path / "requests.jsonl", tmp_path / "completions.jsonl"
+    engine = {"kind": "batch_file", "requests": str(out), "completions": str(back)}
+    recipe = toolbox.recipe_for(model_server, num=num)
+    recipe = GenerateRecipe.model_validate({**recipe.model_dump(), "engine": engine, "max_rejected": 1})
+    assert generate(store, recipe).num_waiting == num
+    asked = [orjson.loads(line) for line in out.read_bytes().splitlines()]
+    lines = []
+    for place, row in enumerate(asked):
+        text = toolbox.negatives_for(row["body"])
+        if place % 20 == 0:
+            lines.append(batch_line("nobody-" + row["custom_id"], text))  # its own answer is missing
+        elif place % 20 == 1:
+            lines += [batch_line(row["custom_id"], text)] * 2
+        elif place % 20 == 2:
+            error = {"error": {"message": "too long", "type": "x"}}
+            lines.append(batch_line(row["custom_id"], None, response=None, error=error))
+        elif place % 20 == 3:
+            lines.append(batch_line(row["custom_id"], text)[:-30] + b"\n")
+        else:
+            lines.append(batch_line(row["custom_id"], text))
+    random.Random(1).shuffle(lines)
+    back.write_bytes(b"".join(lines))
+    report = generate(store, recipe)
+    assert report.outcomes == {"accepted": 85} and report.num_failed == 5 and report.num_waiting == 10
+    assert Counter(line.reason for line in report.bad_lines) == {"unknown_request": 5, "malformed_line": 5}
+    assert len(out.read_bytes().splitlines()) == 15
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_nothing_and_pay_at_most_the_window_twice(
+    model_server: Any, toolbox: Any, tmp_path: Path
+) -> None:
+    num, concurrency, kills = 2_000, 16, 20
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = Store.open(url)
+    toolbox.fill(store, num)
+    recipe = toolbox.recipe_for(model_server, num=num, engine={"concurrency": concurrency})
+    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body), delay_s=0.004)
+    moments = random.Random(7)
+    lost_window = 0
+    for kill in range(kills):
+        process = start(url, recipe)
+        wait_for(model_server, sum(model_server.came.values()) + 1 + moments.randrange(num // (kills + 2)))
+        process.kill()
+        process.communicate()
+        with store.read() as session:
+            committed = session.scalar(select(func.count()).where(Request.state == "done")) or 0
+        # In flight, or answered and on the way to the next commit.
+        unseen = sum(model_server.came.values()) - lost_window - committed
+        assert unseen <= concurrency + 256, f"kill {kill}"
+        lost_window += unseen
+    report = generate(store, recipe)
+    assert report.outcomes == {"accepted": num}
+    # Nothing committed was asked again: every request beyond the first is one that a kill made unseen.
+    assert sum(model_server.came.values()) == num + lost_window
+    with store.read() as session:
+        assert session.scalar(select(func.count()).select_from(Completion)) == num
+        assert session.scalar(select(func.count()).select_from(Candidate)) == 5 * num
+        assert session.scalar(select(func.count()).where(RunRequest.outcome.is_(None))) == 0
+    before = sum(model_server.came.values())
+    assert generate(store, recipe).num_new_answers == 0 and sum(model_server.came.values()) == before
+    store.close()
+
+
+def test_the_first_interrupt_lets_what_is_in_flight_land(model_server: Any, toolbox: Any, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = Store.open(url)
+    toolbox.fill(store, 60)
+    recipe = toolbox.recipe_for(model_server, engine={"concurrency": 4})
+    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body), delay_s=0.2)
+    process = start(url, recipe)
+    wait_for(model_server, 9)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert out.strip() == "stopped", err
+    came = sum(model_server.came.values())
+    assert came < 60
+    with store.read() as session:
+        states = {state: n for state, n in session.execute(select(Request.state, func.count()).group_by(Request.state))}
+    assert states == {"done": came, "pending": 60 - came}
+    assert generate(store, recipe).outcomes == {"accepted": 60} and set(model_server.came.values()) == {1}
+    store.close()
+
+
+def test_the_second_interrupt_stops_at_once_and_keeps_what_came(
+    model_server: Any, toolbox: Any, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = Store.open(url)
+    toolbox.fill(store, 60)
+    recipe = toolbox.recipe_for(model_server, engine={"concurrency": 4})
+    model_server.script = lambda body, turn: toolbox.Reply(
+        toolbox.negatives_for(body), delay_s=0.05 if len(model_server.came) < 10 else 15
+    )
+    process = start(url, recipe)
+    wait_for(model_server, 13)
+    began = time.monotonic()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    process.communicate(timeout=30)
+    assert time.monotonic() - began < 10 and process.returncode != 0
+    with store.read() as session:
+        states = {state: n for state, n in session.execute(select(Request.state, func.count()).group_by(Request.state))}
+    assert states["done"] >= 9
+    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body))
+    assert generate(store, recipe).outcomes == {"accepted": 60}
+    store.close()
+
+
+SECRET = "sk-planted-7f3a9c"
+
+
+def test_a_secret_reaches_the_server_and_nothing_else(
+    store: Store, model_server: Any, toolbox: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    toolbox.fill(store, 60)
+    monkeypatch.setenv("PLANTED_KEY", SECRET)
+
+    def script(body: dict[str, Any], turn: int) -> Any:
+        number = int(toolbox.between(toolbox.prompt_of(body), "query").split()[1][:-1])
+        told = {"error": {"message": f"Incorrect API key provided: {SECRET}"}}
+        if number == 3:
+            return toolbox.Reply(status=400, body=told)  # servers repeat keys in their errors
+        if number == 4 and turn == 0:
+            return toolbox.Reply(status=500, body=told)
+        return toolbox.Reply(toolbox.negatives_for(body))
+
+    model_server.script = script
+    recipe = toolbox.recipe_for(model_server, engine={"api_key_env": "PLANTED_KEY"})
+    report = generate(store, recipe)
+    assert model_server.keys == {f"Bearer {SECRET}"} and report.num_failed == 1
+    model_server.script = lambda body, turn: toolbox.Reply(status=401, body={"error": {"message": f"bad {SECRET}"}})
+    with pytest.raises(Exception, match="key was refused") as failure:
+        generate(store, toolbox.recipe_for(model_server, seed=5, engine={"api_key_env": "PLANTED_KEY"}))
+    seen = [repr(report), repr(failure.value), *capfd.readouterr(), recipe.model_dump_json()]
+    with store.read() as session:
+        seen += [error or "" for error in session.scalars(select(Completion.error))]
+        seen += list(session.scalars(select(Rejection.detail)))
+    seen += [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in seen if SECRET in text]
+    assert os.environ["PLANTED_KEY"] == SECRET
