@@ -58,8 +58,8 @@ class Progress:
 class Desk:
     """Takes and settles for one run and one process. All methods may be called from one thread at a time.
 
-    `secret` never reaches the store, whatever a server repeats of it. Without `accepting` answers are recorded, and reading them is left to whoever asked. With `limit` no more than this
-    many requests are taken: a pilot.
+    Without `accepting` answers are recorded, and reading them is left to whoever asked. With `limit` no more than this
+    many requests are taken: a pilot. `secret` never reaches the store, whatever a server repeats of it.
     """
 
     def __init__(
