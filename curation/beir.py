@@ -5,6 +5,7 @@ stops the good ones. What is missing altogether is an error.
 """
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import orjson
 from curation.errors import CurationError
 
 _QRELS_HEADER = ["query-id", "corpus-id", "score"]
+_MAX_ID = 500
+_MAX_SCORE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,28 +95,42 @@ def read_qrels(folder: Path, split: str) -> Iterator[BeirQrel | Fault]:
     path = folder / "qrels" / f"{split}.tsv"
     if not path.is_file():
         raise CurationError(f"{path}: no such file; splits with judgments here: {', '.join(splits(folder)) or 'none'}")
-    for number, line in enumerate(_lines(path), start=1):
+    lines = _lines(path)
+    header = next(lines, "")
+    if isinstance(header, Fault) or _fields(header) != _QRELS_HEADER:
+        shown = header.detail if isinstance(header, Fault) else _fields(header)
+        raise CurationError(f"{path}:1: the header must be {_QRELS_HEADER} with tabs between, got {shown}")
+    for number, line in enumerate(lines, start=2):
         where = f"qrels/{path.name}:{number}"
         if isinstance(line, Fault):
-            yield line
-            continue
-        fields = line.rstrip("\r\n").split("\t")
-        if number == 1:
-            if fields != _QRELS_HEADER:
-                raise CurationError(f"{where}: the header must be {_QRELS_HEADER} with tabs between, got {fields}")
+            yield Fault(where, line.reason, line.detail)
         elif line.strip():
-            yield _qrel(fields, where)
+            yield _qrel(_fields(line), where)
+
+
+def _fields(line: str) -> list[str]:
+    return line.rstrip("\r\n").split("\t")
 
 
 def _qrel(fields: list[str], where: str) -> BeirQrel | Fault:
     if len(fields) != 3:
         return Fault(where, "malformed_line", f"needs 3 fields with tabs between, has {len(fields)}")
     query, document, score = fields
-    if not query or not document:
-        return Fault(where, "missing_field", "an id is empty")
-    if not score.isascii() or not score.isdigit():
-        return Fault(where, "wrong_type", f"field 'score' = {score!r} is not a whole number from 0 up")
+    for name, value in zip(_QRELS_HEADER, (query, document), strict=False):
+        if not value:
+            return Fault(where, "missing_field", f"field {name!r} is empty")
+        if reason := _unusable_id(value):
+            return Fault(where, "wrong_type", f"field {name!r} {reason}")
+    if not (score.isascii() and score.isdigit() and len(score) <= 10 and int(score) <= _MAX_SCORE):
+        return Fault(where, "wrong_type", f"field 'score' = {score!r:.60} is not a whole number from 0 to {_MAX_SCORE}")
     return BeirQrel(query, document, int(score), where)
+
+
+def _unusable_id(value: str) -> str | None:
+    """Why the store cannot keep such an id, or None."""
+    if "\x00" in value:
+        return "holds a NUL character, which no database can store"
+    return f"has {len(value)} characters, more than {_MAX_ID}" if len(value) > _MAX_ID else None
 
 
 def _required(folder: Path, name: str) -> Path:
@@ -138,7 +155,7 @@ def _lines(path: Path) -> Iterator[str | Fault]:
                     yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     yield Fault(f"{path.name}:{number}", "not_utf8", f"byte {error.start} of the line is not UTF-8")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise CurationError(f"{path}: cannot be read to its end: {error}") from error
 
 
@@ -165,10 +182,14 @@ def _texts(row: dict[str, object], where: str, needed: dict[str, bool]) -> dict[
     texts = {}
     for name, is_needed in needed.items():
         value = row.get(name, "")
+        if value is None and not is_needed:
+            value = ""
         if name == "_id" and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
             return Fault(where, "wrong_type", f"field {name!r} = {value!r:.60} is not a string")
+        if name == "_id" and (reason := _unusable_id(value)):
+            return Fault(where, "wrong_type", f"field {name!r} {reason}")
         if "\x00" in value:
             return Fault(where, "wrong_type", f"field {name!r} holds a NUL character, which no database can store")
         if is_needed and not value.strip():

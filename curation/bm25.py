@@ -7,6 +7,7 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
+from curation.search import best_places
 from db.digest import digest_of
 
 PARAMETERS = {"method": "lucene", "k1": 1.2, "b": 0.75, "stemmer": "english", "stopwords": "en"}
@@ -17,26 +18,42 @@ def version() -> str:
     return digest_of({**PARAMETERS, "bm25s": bm25s.__version__})
 
 
+class Bm25:
+    """An index over passages; 5,000 abstracts take under two seconds, so it is built where it is needed."""
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        self._num_passages = len(passages)
+        self._index = bm25s.BM25(method=PARAMETERS["method"], k1=PARAMETERS["k1"], b=PARAMETERS["b"])
+        words = _words(passages)
+        self._has_words = any(words)
+        if self._has_words:
+            self._index.index(words, show_progress=False)
+
+    def top(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Best k passages of each query: indices [queries, k] and scores [queries, k]; ties by the lower index.
+
+        A place without any matching passage has index -1 and score 0.
+        """
+        k = min(k, self._num_passages)
+        indices = np.full((len(queries), k), -1, np.int64)
+        scores = np.zeros((len(queries), k), np.float32)
+        for row, words in enumerate(_words(queries)):
+            if not words or not self._has_words:
+                continue
+            of_all = self._index.get_scores(words)
+            best = best_places(of_all, k)
+            found = best[of_all[best] > 0]
+            indices[row, : len(found)], scores[row, : len(found)] = found, of_all[found]
+        return indices, scores
+
+
 def top_documents(
     queries: Sequence[str], passages: Sequence[str], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Best k passages of each query: indices [queries, k] and scores [queries, k]; ties by the lower index.
-
-    A place without any matching passage has index -1 and score 0.
-    """
-    k = min(k, len(passages))
-    index = bm25s.BM25(method=PARAMETERS["method"], k1=PARAMETERS["k1"], b=PARAMETERS["b"])
-    index.index(_tokens(passages), show_progress=False)
-    indices = np.full((len(queries), k), -1, np.int64)
-    scores = np.zeros((len(queries), k))
-    for row, words in enumerate(_tokens(queries)):
-        of_all = index.get_scores(words) if words else np.zeros(len(passages), np.float32)
-        best = np.argsort(-of_all, kind="stable")[:k]
-        found = best[of_all[best] > 0]
-        indices[row, : len(found)], scores[row, : len(found)] = found, of_all[found]
-    return indices, scores
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Best k passages of each query, as `Bm25.top`, for one use of the index."""
+    return Bm25(passages).top(queries, k)
 
 
-def _tokens(texts: Sequence[str]) -> list[list[str]]:
+def _words(texts: Sequence[str]) -> list[list[str]]:
     stemmer = Stemmer.Stemmer("english")
     return bm25s.tokenize(list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)

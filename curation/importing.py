@@ -209,7 +209,7 @@ class _BeirImport:
             faults = [row for row in chunk if isinstance(row, Fault)]
             good = [row for row in chunk if isinstance(row, BeirQrel)]
             with self.store.write() as session:
-                judged = self._judged(session, good, faults)
+                judged = self._consistent(session, self._judged(session, good, faults), split, faults)
                 self.report.num_new += insert_missing(session, Qrel, [self._qrel(j, split) for j in judged])
                 positives = [j for j in judged if j.row.relevance > 0]
                 self._examples(session, positives)
@@ -230,6 +230,28 @@ class _BeirImport:
             else:
                 judged.append(_Judged(row, query, document))
         return judged
+
+    def _consistent(
+        self, session: Session, judged: Sequence["_Judged"], split: str, faults: list[Fault]
+    ) -> list["_Judged"]:
+        """Without the rows that give a pair another score than the store or an earlier row has."""
+        scores: dict[tuple[int, int], int] = {}
+        for queries in chunked(sorted({j.query[0] for j in judged}), 500):
+            rows = session.execute(
+                select(Qrel.collection_query_id, Qrel.document_id, Qrel.relevance).where(
+                    Qrel.split == split, Qrel.collection_query_id.in_(queries)
+                )
+            )
+            scores.update({(query, document): relevance for query, document, relevance in rows})
+        kept = []
+        for j in judged:
+            first = scores.setdefault((j.query[0], j.document[0]), j.row.relevance)
+            if first == j.row.relevance:
+                kept.append(j)
+            else:
+                detail = f"field 'score' = {j.row.relevance}, but the pair was judged {first} before: keep one of them"
+                faults.append(Fault(j.row.where, "other_score", detail))
+        return kept
 
     def _keys(
         self, session: Session, table: type[Document] | type[CollectionQuery], external_ids: Sequence[str]

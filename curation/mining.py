@@ -1,24 +1,25 @@
 """Mined negatives: BM25 and a dense teacher propose, the dense teacher keeps those clearly below the positive.
 
-Search is exact, in tiles with a running top-k, so memory does not grow with corpus x queries. A known positive of the
-query, by id or by equal text, is never a negative.
+Search is exact, and queries go through it block by block, so memory grows with the corpus, never with corpus x
+queries. A known positive of the query, by id or by equal text, is never a negative.
 
-Legend: Q queries, D documents, E embedding dimension, k places.
+Legend: Q queries, D documents, E embedding dimension.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from curation.embeddings import EmbeddingCache, Floats
 from curation.errors import CurationError
 from curation.recipe_mining import MineRecipe
+from curation.search import top_k
 from db.examples import NewCandidate, NewSourcing, put_candidates, put_sourcings
 from db.runs import finish_run, start_run
 from db.store import Store
@@ -27,8 +28,8 @@ from db.tables.ledger import Run
 from db.tables.texts import Collection, CollectionQuery, Document, Passage, Qrel, Query
 from db.teachers import put_teacher
 
-_TILE = 8_192
-_EXAMPLES_A_TRANSACTION = 200
+_BLOCK = 200
+_LOOKUP_SIZE = 500
 Progress = Callable[[int, int | None], None]
 
 
@@ -76,21 +77,6 @@ def positive_aware_ceiling(positive_scores_Q: Floats, *, percentage: float) -> F
     return (positive_scores_Q - np.abs(positive_scores_Q) * (1 - percentage)).astype(np.float32)
 
 
-def top_k(queries_QE: Floats, documents_DE: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
-    """The k best documents of each query by inner product: indices [Q, k] and scores [Q, k]; ties by lower index."""
-    k = min(k, len(documents_DE))
-    best_scores = np.full((len(queries_QE), 0), 0, np.float32)
-    best = np.zeros((len(queries_QE), 0), np.int64)
-    for start in range(0, len(documents_DE), _TILE):
-        tile = queries_QE @ documents_DE[start : start + _TILE].T
-        indices = np.broadcast_to(np.arange(start, start + tile.shape[1]), tile.shape)
-        scores, found = np.hstack([best_scores, tile]), np.hstack([best, indices])
-        # Earlier documents stand first, so a stable sort breaks ties by the lower index.
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        best_scores, best = np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
-    return best, best_scores
-
-
 def mine(
     store: Store, recipe: MineRecipe, cache: EmbeddingCache, *, progress: Progress = lambda done, total: None
 ) -> MineReport:
@@ -99,46 +85,54 @@ def mine(
     Raises:
         CurationError: The collection is not in the store, or has no examples that fit the recipe.
     """
-    from curation import bm25
-
     report = MineReport(recipe.name)
     with store.read() as session:
         work = _Work.load(session, recipe)
-    report.num_examples, report.num_queries = len(work.examples), len(work.queries)
-    documents_DE, _ = cache.embed(list(work.passages.values()), progress=progress)
+    report.num_queries, report.num_examples = len(work.queries), sum(map(len, work.examples.values()))
+    documents_DE, _ = cache.embed([*work.passages.values(), *work.positives_elsewhere.values()], progress=progress)
     queries_QE, _ = cache.embed(list(work.queries.values()))
     with store.write() as session:
-        run = start_run(session, "mine", recipe.name, recipe.model_dump(mode="json"), 0)
-        encoder = cache.encoder
-        teachers = {
-            "bm25": put_teacher(session, name="bm25", version=bm25.version(), kind="bm25"),
-            "dense": put_teacher(
-                session,
-                name=encoder.name,
-                version=encoder.version,
-                kind="bi-encoder",
-                max_length=encoder.max_length,
-            ),
-        }
-    proposals = _propose(recipe, work, documents_DE, queries_QE)
-    chosen = _choose(recipe, work, proposals, documents_DE, queries_QE, report)
-    for start in range(0, len(work.examples), _EXAMPLES_A_TRANSACTION):
+        run_id = start_run(session, "mine", recipe.name, recipe.model_dump(mode="json"), 0).id
+        teachers = _put_teachers(session, recipe, cache)
+    miner = _Miner(recipe, work, documents_DE, report)
+    queries = list(work.queries)
+    for start in range(0, len(queries), _BLOCK):
+        chosen = miner.choose(queries[start : start + _BLOCK], queries_QE[start : start + _BLOCK])
         with store.write() as session:
-            part = work.examples[start : start + _EXAMPLES_A_TRANSACTION]
-            report.num_new += _write(session, run.id, part, chosen, teachers)
+            report.num_new += _write(session, run_id, work.examples, chosen, teachers)
+        progress(min(start + _BLOCK, len(queries)), len(queries))
     with store.write() as session:
         totals = {key: value for key, value in report.to_dict().items() if key != "num_new"}
-        finish_run(session, session.get_one(Run, run.id), totals)
+        finish_run(session, session.get_one(Run, run_id), totals)
     return report
+
+
+def _put_teachers(session: Session, recipe: MineRecipe, cache: EmbeddingCache) -> dict[str, int]:
+    """Teacher ids of the proposers."""
+    encoder = cache.encoder
+    teachers = {
+        "dense": put_teacher(
+            session, name=encoder.name, version=encoder.version, kind="bi-encoder", max_length=encoder.max_length
+        )
+    }
+    if "bm25" in recipe.proposers:
+        from curation import bm25
+
+        teachers["bm25"] = put_teacher(session, name="bm25", version=bm25.version(), kind="bm25")
+    return teachers
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What a run works on, by store id; dictionaries keep the order of ids."""
+    """What a run works on, by store id: the collection's passages, and the queries with their examples and positives.
+
+    A query may have a positive outside the collection, from another import: it lowers the ceiling too.
+    """
 
     passages: dict[int, str]
+    positives_elsewhere: dict[int, str]
     queries: dict[int, str]
-    examples: list[tuple[int, int]]
+    examples: dict[int, list[int]]
     positives: dict[int, set[int]]
 
     @classmethod
@@ -152,56 +146,47 @@ class _Work:
                 f"collection {recipe.collection!r} has no {recipe.examples} examples with a positive in split "
                 f"{recipe.split!r}: import judgments, or run 'gradus generate' first for examples = 'generated'"
             )
-        wanted = {query for _, query in examples}
-        texts = session.execute(
-            select(Passage.id, Passage.text)
-            .where(exists().where(Document.passage_id == Passage.id, Document.collection_id == collection))
-            .order_by(Passage.id)
-        )
-        passages = {key: text for key, text in texts}
-        queries = session.execute(select(Query.id, Query.text).where(Query.id.in_(wanted)).order_by(Query.id))
+        is_document = exists().where(Document.passage_id == Passage.id, Document.collection_id == collection)
+        rows = session.execute(select(Passage.id, Passage.text).where(is_document).order_by(Passage.id))
+        passages = {key: text for key, text in rows}
         positives: dict[int, set[int]] = defaultdict(set)
         for query, positive in session.execute(select(Example.query_id, Example.positive_id)):
-            if query in wanted:
+            if query in examples:
                 positives[query].add(positive)
-        return cls(passages, {key: text for key, text in queries}, examples, positives)
+        elsewhere = set(chain.from_iterable(positives.values())) - passages.keys()
+        return cls(passages, _texts(session, Passage, elsewhere), _texts(session, Query, examples), examples, positives)
 
 
-def _examples(session: Session, recipe: MineRecipe, collection: int) -> list[tuple[int, int]]:
-    """(example id, query id) of the recipe's examples, by id."""
+def _texts(session: Session, table: type[Passage] | type[Query], keys: Iterable[int]) -> dict[int, str]:
+    """Texts by id, in the order of ids."""
+    ordered = sorted(keys)
+    texts: dict[int, str] = {}
+    for start in range(0, len(ordered), _LOOKUP_SIZE):
+        wanted = table.id.in_(ordered[start : start + _LOOKUP_SIZE])
+        rows = session.execute(select(table.id, table.text).where(wanted).order_by(table.id))
+        texts.update({key: text for key, text in rows})
+    return texts
+
+
+def _examples(session: Session, recipe: MineRecipe, collection: int) -> dict[int, list[int]]:
+    """Ids of the recipe's examples by query id."""
     is_judged = exists().where(
         Qrel.collection_query_id == CollectionQuery.id,
         CollectionQuery.query_id == Example.query_id,
+        CollectionQuery.collection_id == collection,
         Qrel.document_id == Document.id,
         Document.passage_id == Example.positive_id,
         Qrel.split == recipe.split,
+        Qrel.relevance > 0,
     )
     statement = select(Example.id, Example.query_id).where(Example.collection_id == collection, is_judged)
     if recipe.examples == "generated":
         is_written = Candidate.origin.in_(("synthetic", "edited"))
         statement = statement.where(exists().where(Candidate.example_id == Example.id, is_written))
-    return [(example, query) for example, query in session.execute(statement.order_by(Example.id))]
-
-
-def _propose(recipe: MineRecipe, work: _Work, documents_DE: Floats, queries_QE: Floats) -> dict[int, list[Proposal]]:
-    """Proposals by row of the query."""
-    from curation import bm25
-
-    # Known positives stand at the top and are taken out later: look that much deeper.
-    depth = recipe.depth + max(len(found) for found in work.positives.values())
-    proposals: dict[int, list[Proposal]] = defaultdict(list)
-    for proposer in recipe.proposers:
-        if proposer == "bm25":
-            found, scores = bm25.top_documents(list(work.queries.values()), list(work.passages.values()), depth)
-        else:
-            found, scores = top_k(queries_QE, documents_DE, depth)  # type: ignore[assignment]
-        for row in range(len(found)):
-            proposals[row] += [
-                Proposal(int(document), proposer, rank, round(float(score), 6))
-                for rank, (document, score) in enumerate(zip(found[row], scores[row], strict=True), start=1)
-                if document >= 0
-            ]
-    return proposals
+    examples: dict[int, list[int]] = defaultdict(list)
+    for example, query in session.execute(statement.order_by(Example.id)):
+        examples[query].append(example)
+    return examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,44 +199,75 @@ class _Chosen:
     proposals: tuple[Proposal, ...]
 
 
-def _choose(
-    recipe: MineRecipe,
-    work: _Work,
-    proposals: dict[int, list[Proposal]],
-    documents_DE: Floats,
-    queries_QE: Floats,
-    report: MineReport,
-) -> dict[int, list[_Chosen]]:
-    """The hardest survivors of each query, by query id, hardest first."""
-    passage_ids = list(work.passages)
-    row_of = {passage: row for row, passage in enumerate(passage_ids)}
-    chosen: dict[int, list[_Chosen]] = {}
-    for row, query in enumerate(work.queries):
-        positives = [row_of[passage] for passage in work.positives[query] if passage in row_of]
-        lowest = (documents_DE[positives] @ queries_QE[row]).min(initial=1.0)
-        ceiling = float(positive_aware_ceiling(np.array(lowest, np.float32), percentage=recipe.percentage))
-        known_texts = {_comparable(work.passages[passage_ids[place]]) for place in positives}
-        found: dict[int, list[Proposal]] = defaultdict(list)
-        for proposal in proposals[row]:
-            found[proposal.document].append(proposal)
-        cosines = documents_DE[list(found)] @ queries_QE[row]
+class _Miner:
+    """Proposes and chooses, a block of queries at a time. Within it a document is its row among all passages."""
+
+    def __init__(self, recipe: MineRecipe, work: _Work, documents_DE: Floats, report: MineReport) -> None:
+        self._recipe, self._work, self._report = recipe, work, report
+        self._passages = [*work.passages, *work.positives_elsewhere]
+        self._texts = [*work.passages.values(), *work.positives_elsewhere.values()]
+        self._row_of = {passage: row for row, passage in enumerate(self._passages)}
+        self._documents_DE = documents_DE
+        self._bm25 = None
+        if "bm25" in recipe.proposers:
+            from curation.bm25 import Bm25
+
+            self._bm25 = Bm25(list(work.passages.values()))
+
+    def choose(self, queries: Sequence[int], queries_QE: Floats) -> dict[int, list[_Chosen]]:
+        """The hardest survivors of each query, by query id, hardest first."""
+        proposed = self._propose(queries, queries_QE)
+        return {
+            query: self._survivors(query, vector_E, found)
+            for query, vector_E, found in zip(queries, queries_QE, proposed, strict=True)
+        }
+
+    def _propose(self, queries: Sequence[int], queries_QE: Floats) -> list[dict[int, list[Proposal]]]:
+        """Proposals of each query, by document."""
+        # Known positives stand near the top and are taken out later: look that much deeper.
+        depths = [self._recipe.depth + len(self._work.positives[query]) for query in queries]
+        proposed: list[dict[int, list[Proposal]]] = [defaultdict(list) for _ in queries]
+        for proposer in self._recipe.proposers:
+            if proposer == "bm25" and self._bm25 is not None:
+                found, scores = self._bm25.top([self._work.queries[query] for query in queries], max(depths))
+            else:
+                found, scores = top_k(queries_QE, self._documents_DE[: len(self._work.passages)], max(depths))
+            for row, depth in enumerate(depths):
+                ranked = zip(found[row, :depth].tolist(), scores[row, :depth].tolist(), strict=True)
+                for rank, (document, score) in enumerate(ranked, start=1):
+                    if document >= 0:
+                        proposal = Proposal(document, proposer, rank, round(score, 6))
+                        proposed[row][document].append(proposal)
+        return proposed
+
+    def _survivors(self, query: int, query_E: Floats, found: dict[int, list[Proposal]]) -> list[_Chosen]:
+        report = self._report
+        positives = {self._row_of[passage] for passage in self._work.positives[query]}
+        lowest = (self._documents_DE[sorted(positives)] @ query_E).min(keepdims=True)
+        (ceiling,) = _rounded(positive_aware_ceiling(lowest, percentage=self._recipe.percentage))
+        known_texts = {_comparable(self._texts[row]) for row in positives}
+        cosines = _rounded(self._documents_DE[list(found)] @ query_E)
         survivors = []
         for (document, by), cosine in zip(found.items(), cosines, strict=True):
-            passage = passage_ids[document]
-            if document in positives or _comparable(work.passages[passage]) in known_texts:
+            if document in positives or _comparable(self._texts[document]) in known_texts:
                 report.num_known_positives += 1
             elif not cosine < ceiling:
                 report.num_over_ceiling += 1
             else:
-                survivors.append(_Chosen(passage, round(float(cosine), 6), round(ceiling, 6), tuple(by)))
+                survivors.append(_Chosen(self._passages[document], cosine, ceiling, tuple(by)))
+        survivors.sort(key=lambda one: (-one.cosine, one.passage))
+        kept = survivors[: self._recipe.num_negatives]
+        num_examples = len(self._work.examples[query])
         report.num_proposed += len(found)
         report.num_survivors += len(survivors)
-        survivors.sort(key=lambda one: (-one.cosine, one.passage))
-        chosen[query] = survivors[: recipe.num_negatives]
-    for _, query in work.examples:
-        report.num_candidates += len(chosen[query])
-        report.num_short_of_negatives += len(chosen[query]) < recipe.num_negatives
-    return chosen
+        report.num_candidates += num_examples * len(kept)
+        report.num_short_of_negatives += num_examples * (len(kept) < self._recipe.num_negatives)
+        return kept
+
+
+def _rounded(scores: Floats) -> list[float]:
+    """As they are stored: what is compared is what a reader of the store can compare again."""
+    return [round(score, 6) for score in scores.tolist()]
 
 
 def _comparable(text: str) -> str:
@@ -261,28 +277,25 @@ def _comparable(text: str) -> str:
 def _write(
     session: Session,
     run_id: int,
-    examples: Sequence[tuple[int, int]],
+    examples: dict[int, list[int]],
     chosen: dict[int, list[_Chosen]],
     teachers: dict[str, int],
 ) -> int:
     """Candidates and how they were found; returns how many findings are new."""
-    candidates = [
-        NewCandidate(example, one.passage, "negative", "mined", run_id)
-        for example, query in examples
-        for one in chosen[query]
-    ]
-    keys = put_candidates(session, candidates)
+    found = [(example, one) for query, kept in chosen.items() for example in examples[query] for one in kept]
+    keys = put_candidates(
+        session, [NewCandidate(example, one.passage, "negative", "mined", run_id) for example, one in found]
+    )
     sourcings = [
         NewSourcing(
             keys[example, one.passage],
             run_id,
             teacher_id=teachers[proposal.proposer],
             retrieval_rank=proposal.retrieval_rank,
-            score=proposal.score,
+            score=one.cosine if proposal.proposer == "dense" else proposal.score,
             threshold=one.ceiling if proposal.proposer == "dense" else None,
         )
-        for example, query in examples
-        for one in chosen[query]
+        for example, one in found
         for proposal in one.proposals
     ]
     return put_sourcings(session, sourcings)

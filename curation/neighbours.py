@@ -6,16 +6,14 @@ document. Both need the whole collection, so it is indexed once.
 
 from collections.abc import Sequence
 
-import bm25s
 import numpy as np
-import Stemmer
-from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from curation.bm25 import PARAMETERS
+from curation.bm25 import Bm25
 from curation.embeddings import EmbeddingCache, Floats
 from curation.errors import CurationError
+from curation.search import top_k
 from db.tables.texts import Collection, CollectionQuery, Document, Passage, Qrel
 
 _EXTRA = 5
@@ -39,11 +37,16 @@ class CollectionIndex:
         self._encoder = encoder
         texts = [text for _, text in rows]
         self._vectors: Floats | None = encoder.embed(texts)[0] if encoder is not None else None
-        self._words = _word_index(texts) if encoder is None else None
+        self._words = Bm25(texts) if encoder is None else None
 
     def search(self, queries: Sequence[str], k: int) -> list[list[int]]:
         """Passages of the best k documents of each query, the best first."""
-        return [self._best(scores, k) for scores in self._scores(queries)]
+        if self._encoder is not None and self._vectors is not None:
+            places, _ = top_k(self._encoder.embed(list(queries))[0], self._vectors, k)
+        else:
+            assert self._words is not None
+            places, _ = self._words.top(queries, k)
+        return [[int(self._passages[place]) for place in row if place >= 0] for row in places]
 
     def near(self, query: str, query_key: int, k: int) -> list[int]:
         """Passages of the best k documents that are not judged relevant to the query."""
@@ -66,32 +69,3 @@ class CollectionIndex:
             unique = list(dict.fromkeys(found))
             ranks.append(unique.index(passage) + 1 if passage in unique else None)
         return ranks
-
-    def _scores(self, queries: Sequence[str]) -> list[NDArray[np.float32]]:
-        if self._vectors is not None and self._encoder is not None:
-            vectors, _ = self._encoder.embed(list(queries))
-            return list(vectors @ self._vectors.T)
-        assert self._words is not None
-        tokens = _tokens(queries)
-        nothing = np.zeros(len(self._passages), np.float32)
-        return [self._words.get_scores(words) if words else nothing for words in tokens]
-
-    def _best(self, scores: NDArray[np.float32], k: int) -> list[int]:
-        k = min(k, len(scores))
-        near = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
-        # Ties at the border go to the lower index, like those within.
-        near = np.union1d(near, np.flatnonzero(scores == scores[near].min()))
-        order = near[np.lexsort((near, -scores[near]))][:k]
-        found = order if self._vectors is not None else order[scores[order] > 0]
-        return [int(passage) for passage in self._passages[found]]
-
-
-def _word_index(texts: Sequence[str]) -> bm25s.BM25:
-    index = bm25s.BM25(method=PARAMETERS["method"], k1=PARAMETERS["k1"], b=PARAMETERS["b"])
-    index.index(_tokens(texts), show_progress=False)
-    return index
-
-
-def _tokens(texts: Sequence[str]) -> list[list[str]]:
-    stemmer = Stemmer.Stemmer("english")
-    return bm25s.tokenize(list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)

@@ -1,181 +1,174 @@
-"""Importing: good rows come in once, bad ones are named with file, line and field, and never stop the good ones."""
+"""Importing a BEIR folder: everything good arrives once, everything bad is named and kept as a rejection."""
 
-import gzip
+import json
 from pathlib import Path
+from typing import Any
 
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from curation.beir import BeirDocument, Fault, read_corpus, read_queries
 from curation.errors import CurationError
 from curation.importing import import_beir
-from curation.pairs import import_pairs
 from db.store import Store
-from db.tables.examples import Candidate, Example, Sourcing
-from db.tables.ledger import Rejection
-from db.tables.schema import METADATA
-from db.tables.texts import Document, Passage
+from db.tables.examples import Candidate, Example
+from db.tables.ledger import Rejection, Run
+from db.tables.schema import tables_in_order
+from db.tables.texts import Collection, CollectionQuery, Document, Passage, Qrel, Query
 
 CORPUS = [
-    b'{"_id": "1", "title": "T", "text": "one"}',
-    b'{"_id": 2, "title": "", "text": "two"}',
-    b'{"_id": "3", "text": "one more", "extra": 1}',
+    {"_id": "d1", "title": "One", "text": "first"},
+    {"_id": "d2", "title": "", "text": "second"},
+    {"_id": "d3", "text": "third"},
+    {"_id": "d4", "text": "third"},
 ]
-QUERIES = [b'{"_id": "a", "text": "query a"}', b'{"_id": "b", "text": "query b"}']
-QRELS = [b"query-id\tcorpus-id\tscore", b"a\t1\t1", b"a\t2\t2", b"b\t3\t1", b"b\t1\t0"]
+QUERIES = [{"_id": "q1", "text": "who"}, {"_id": "q2", "text": "what"}, {"_id": "q3", "text": "never judged"}]
+TRAIN = ["q1\td1\t1", "q1\td2\t2", "q1\td3\t1", "q2\td1\t0", "q2\td4\t1"]
 
 
-def write(folder: Path, corpus: list[bytes], queries: list[bytes], qrels: list[bytes]) -> Path:
-    (folder / "qrels").mkdir(parents=True)
-    with gzip.open(folder / "corpus.jsonl.gz", "wb") as file:
-        file.write(b"\n".join(corpus) + b"\n")
-    (folder / "queries.jsonl").write_bytes(b"\n".join(queries))
-    (folder / "qrels" / "train.tsv").write_bytes(b"\n".join(qrels) + b"\n")
+def _beir_folder(
+    folder: Path,
+    corpus: list[Any] = CORPUS,
+    queries: list[Any] = QUERIES,
+    **splits: list[str],
+) -> Path:
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    for split, rows in (splits or {"train": TRAIN}).items():
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n")
     return folder
 
 
-def counts(store: Store) -> dict[str, int]:
+def _row_counts(store: Store) -> dict[str, int]:
     with store.read() as session:
-        return {name: session.scalar(select(func.count()).select_from(t)) or 0 for name, t in METADATA.tables.items()}
+        return {table.name: session.scalar(select(func.count()).select_from(table)) or 0 for table in tables_in_order()}
 
 
-def test_beir_folder_comes_in_once(store: Store, tmp_path: Path) -> None:
-    folder = write(tmp_path / "toy", CORPUS, QUERIES, QRELS)
-    report = import_beir(store, folder, licence="cc0-1.0")
-    assert report.counts == {"documents": 3, "queries": 2, "judgments (train)": 4}
-    once = counts(store)
-    assert (once["qrel"], once["example"], once["candidate"]) == (4, 3, 3)
+def _pairs_in(store: Store) -> set[tuple[str, str]]:
     with store.read() as session:
-        assert "T\none" in session.scalars(select(Passage.text)).all()
-        assert set(session.scalars(select(Document.licence))) == {"cc0-1.0"}
-        assert set(session.scalars(select(Candidate.role))) == {"positive"}
-    again = import_beir(store, folder, licence="cc0-1.0")
-    assert again.num_new == 0 and counts(store) == once
+        rows = session.execute(
+            select(Query.text, Passage.text)
+            .select_from(Example)
+            .join(Query, Example.query_id == Query.id)
+            .join(Passage, Example.positive_id == Passage.id)
+        )
+        return {(query, passage) for query, passage in rows}
 
 
-BAD = [
-    (0, b"{half", "malformed_line"),
-    (0, b'["a list"]', "malformed_line"),
-    (0, b'{"title": "T", "text": "no id"}', "missing_field"),
-    (0, b'{"_id": "9", "text": 5}', "wrong_type"),
-    (0, b'{"_id": "9", "title": "", "text": " "}', "empty_text"),
-    (0, b'{"_id": "9", "text": "nul \\u0000"}', "wrong_type"),
-    (0, b'{"_id": "9", "text": "\xff"}', "not_utf8"),
-    (0, b'{"_id": "1", "text": "another text"}', "other_text"),
-    (1, b'{"_id": "z"}', "missing_field"),
-    (1, b'{"_id": "a", "text": "another query"}', "other_text"),
-    (2, b"a\tnowhere\t1", "absent_document"),
-    (2, b"nobody\t1\t1", "absent_query"),
-    (2, b"a\t1\t-1", "wrong_type"),
-    (2, b"a\t1\t0.5", "wrong_type"),
-    (2, b"a 1 1", "malformed_line"),
-]
-
-
-@pytest.mark.parametrize(("part", "line", "reason"), BAD)
-def test_bad_row_is_named_and_the_good_ones_stay(
-    store: Store, tmp_path: Path, part: int, line: bytes, reason: str
-) -> None:
-    parts = [list(CORPUS), list(QUERIES), list(QRELS)]
-    parts[part].append(line)
-    report = import_beir(store, write(tmp_path / "toy", *parts))
-    assert [fault.reason for fault in report.faults] == [reason]
-    name = ["corpus.jsonl.gz", "queries.jsonl", "qrels/train.tsv"][part]
-    assert report.faults[0].where == f"{name}:{len(parts[part])}"
-    assert counts(store)["example"] == 3
+def test_every_judged_positive_becomes_an_example_with_its_positive(store: Store, tmp_path: Path) -> None:
+    report = import_beir(store, _beir_folder(tmp_path / "set"), licence="CC0")
+    assert report.counts == {"documents": 4, "queries": 3, "judgments (train)": 5}
+    assert (report.collection, report.num_faults) == ("set", 0)
+    assert _pairs_in(store) == {("who", "One\nfirst"), ("who", "second"), ("who", "third"), ("what", "third")}
     with store.read() as session:
-        assert session.scalars(select(Rejection.reason)).all() == [reason]
+        positives = session.execute(
+            select(Candidate.role, Candidate.origin).join(Example, Example.positive_id == Candidate.passage_id)
+            .where(Candidate.example_id == Example.id)
+        ).all()  # fmt: skip
+        assert [tuple(row) for row in positives] == [("positive", "corpus")] * 4
+        assert session.scalar(select(func.count()).select_from(Candidate)) == 4
+        assert session.scalars(select(Qrel.relevance).order_by(Qrel.id)).all() == [1, 2, 1, 0, 1]
+        assert session.scalars(select(Collection.licence)).all() == ["CC0"]
+        # d3 and d4 have one text: two documents, one passage.
+        assert session.scalar(select(func.count(func.distinct(Document.passage_id)))) == 3
 
 
-def test_missing_files_are_told_before_anything_is_written(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(CurationError, match="no such folder"):
-        import_beir(store, tmp_path / "none")
-    folder = write(tmp_path / "toy", CORPUS, QUERIES, QRELS)
+def test_the_same_pair_in_two_splits_is_one_example_with_two_judgments(store: Store, tmp_path: Path) -> None:
+    import_beir(store, _beir_folder(tmp_path, train=["q1\td1\t1"], dev=["q1\td1\t1", "q2\td2\t1"]))
+    assert _pairs_in(store) == {("who", "One\nfirst"), ("what", "second")}
+    with store.read() as session:
+        rows = session.execute(select(Qrel.split, func.count()).group_by(Qrel.split).order_by(Qrel.split)).all()
+        assert [tuple(row) for row in rows] == [("dev", 2), ("train", 1)]
+
+
+def test_second_import_writes_nothing(store: Store, tmp_path: Path) -> None:
+    folder = _beir_folder(tmp_path, corpus=[*CORPUS, "{broken"], train=[*TRAIN, "q9\td1\t1"])
+    first = import_beir(store, folder)
+    before = _row_counts(store)
+    again = import_beir(store, folder)
+    assert _row_counts(store) == before
+    assert (again.num_new, again.num_faults) == (0, first.num_faults)
+    assert first.num_new == 4 + 3 + 5
+    with store.read() as session:
+        (run,) = session.scalars(select(Run)).all()
+        assert run.state == "finished"
+        assert run.totals == {**first.counts, "faults": 2}
+
+
+def test_bad_rows_are_named_kept_as_rejections_and_stop_no_good_one(store: Store, tmp_path: Path) -> None:
+    folder = _beir_folder(
+        tmp_path,
+        corpus=[*CORPUS, "{broken", {"_id": "d1", "text": "another text"}, {"_id": "d5", "text": "fifth"}],
+        queries=[*QUERIES, {"_id": "q1", "text": "another query"}, {"text": "no id"}],
+        train=[*TRAIN, "q9\td1\t1", "q1\td9\t1", "q1\td1\t3", "q2\td5\t1"],
+    )
+    report = import_beir(store, folder)
+    assert [(fault.where, fault.reason) for fault in report.faults] == [
+        ("corpus.jsonl:5", "malformed_line"),
+        ("corpus.jsonl:6", "other_text"),
+        ("queries.jsonl:5", "missing_field"),
+        ("queries.jsonl:4", "other_text"),
+        ("qrels/train.tsv:7", "absent_query"),
+        ("qrels/train.tsv:8", "absent_document"),
+        ("qrels/train.tsv:9", "other_score"),
+    ]
+    assert "'q9' is not in queries" in str(report.faults[4])
+    assert report.counts == {"documents": 5, "queries": 3, "judgments (train)": 6}
+    assert ("what", "fifth") in _pairs_in(store)
+    with store.read() as session:
+        kept = session.execute(select(Rejection.subject, Rejection.reason).order_by(Rejection.id)).all()
+    assert [tuple(row) for row in kept] == [(fault.where, fault.reason) for fault in report.faults]
+
+
+def test_changed_text_under_a_known_id_is_named_and_the_stored_one_stays(store: Store, tmp_path: Path) -> None:
+    import_beir(store, _beir_folder(tmp_path))
+    changed = [{"_id": "d1", "title": "One", "text": "edited"}, *CORPUS[1:]]
+    report = import_beir(store, _beir_folder(tmp_path, corpus=changed))
+    assert [(fault.where, fault.reason) for fault in report.faults] == [("corpus.jsonl:1", "other_text")]
+    with store.read() as session:
+        passage = session.scalars(
+            select(Passage.text).join(Document, Document.passage_id == Passage.id).where(Document.external_id == "d1")
+        ).one()
+    assert passage == "One\nfirst"
+
+
+def test_changed_score_is_named_and_makes_no_example(store: Store, tmp_path: Path) -> None:
+    import_beir(store, _beir_folder(tmp_path, train=["q1\td1\t0", "q2\td2\t1"]))
+    report = import_beir(store, _beir_folder(tmp_path, train=["q1\td1\t1", "q2\td2\t1"]))
+    assert [(fault.where, fault.reason) for fault in report.faults] == [("qrels/train.tsv:2", "other_score")]
+    assert _pairs_in(store) == {("what", "second")}
+
+
+def test_two_collections_share_texts_but_not_ids(store: Store, tmp_path: Path) -> None:
+    folder = _beir_folder(tmp_path)
+    import_beir(store, folder, name="one")
+    report = import_beir(store, folder, name="two")
+    assert (report.num_faults, report.num_new) == (0, 4 + 3 + 5)
+    with store.read() as session:
+        assert session.scalar(select(func.count()).select_from(Document)) == 8
+        assert session.scalar(select(func.count()).select_from(CollectionQuery)) == 6
+        assert session.scalar(select(func.count()).select_from(Passage)) == 3
+
+
+def test_import_across_chunks_reports_progress_and_keeps_every_row(store: Store, tmp_path: Path) -> None:
+    corpus = [{"_id": str(number), "text": f"text {number}"} for number in range(2_501)]
+    seen: list[int] = []
+    report = import_beir(
+        store, _beir_folder(tmp_path, corpus=corpus, train=["q1\t2500\t1"]), progress=lambda done, _: seen.append(done)
+    )
+    assert report.counts["documents"] == 2_501
+    assert seen == [1_000, 2_000, 2_501, 2_504, 2_505]
+    assert _pairs_in(store) == {("who", "text 2500")}
+
+
+def test_folder_that_lacks_a_file_is_refused_before_anything_is_written(store: Store, tmp_path: Path) -> None:
+    folder = _beir_folder(tmp_path)
     (folder / "queries.jsonl").unlink()
     with pytest.raises(CurationError, match=r"queries\.jsonl"):
         import_beir(store, folder)
-    assert counts(store)["collection"] == 0
-
-
-def test_headerless_judgments_are_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(CurationError, match="header"):
-        import_beir(store, write(tmp_path / "toy", CORPUS, QUERIES, QRELS[1:]))
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-@given(lines=st.lists(st.binary(max_size=60), max_size=6))
-def test_any_bytes_give_rows_or_faults(tmp_path: Path, lines: list[bytes]) -> None:
-    for name, read in (("corpus", read_corpus), ("queries", read_queries)):
-        (tmp_path / f"{name}.jsonl").write_bytes(b"\n".join(lines))
-        for row in read(tmp_path):
-            assert isinstance(row, BeirDocument | Fault) or row.text
-
-
-ROWS = [
-    {"q": "one?", "pos": ["p1", "p2"], "n1": "bad 1", "n2": None},
-    {"q": "two?", "pos": ["p3"], "n1": "bad 2", "n2": "bad 1"},
-    {"q": "three?", "pos": [], "n1": "", "n2": ""},
-]
-
-
-def write_pairs(folder: Path, kind: str) -> Path:
-    path = folder / f"pairs.{kind}"
-    if kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(ROWS), path)
-    elif kind == "jsonl":
-        path.write_bytes(b"\n".join(orjson.dumps(row) for row in ROWS))
-    else:
-        lines = ["q,pos,pos2,n1,n2", '"one?",p1,p2,bad 1,', "two?,p3,,bad 2,bad 1", "three?,,,,"]
-        path.write_text("\n".join(lines), encoding="utf-8-sig")
-    return path
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_pairs_of_every_kind_give_the_same_store(store: Store, tmp_path: Path, kind: str) -> None:
-    file = write_pairs(tmp_path, kind)
-    columns = {"query": "q", "positives": ["pos", "pos2"] if kind == "csv" else ["pos"], "negatives": ["n1", "n2"]}
-    report = import_pairs(store, file, **columns)  # type: ignore[arg-type]
-    assert report.counts == {"rows": 2, "positives": 3, "negatives": 3}
-    assert [(fault.where, fault.reason) for fault in report.faults] == [(f"{file.name}, row 3", "missing_field")]
-    with store.read() as session:
-        rows = session.execute(
-            select(Candidate.role, func.count()).group_by(Candidate.role).order_by(Candidate.role)
-        ).all()
-        assert [tuple(row) for row in rows] == [("negative", 4), ("positive", 3)]
-        assert session.scalar(select(func.count()).select_from(Example)) == 3
-        assert session.scalar(select(func.count()).select_from(Sourcing)) == 7
-    again = import_pairs(store, file, **columns)  # type: ignore[arg-type]
-    assert again.num_new == 0
-
-
-def test_pairs_faults_name_row_and_column(store: Store, tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
-    path.write_bytes(
-        b'{"query": 1, "positive": "p"}\n{"query": "q", "positive": {"a": 1}}\n{"query": "q", "positive": "p"}'
-    )
-    report = import_pairs(store, path)
-    assert [str(fault) for fault in report.faults] == [
-        "pairs.jsonl, row 1: column 'query' has no query text",
-        "pairs.jsonl, row 2: column 'positive' = {'a': 1} is not a text or list of texts",
-    ]
-    assert report.counts["rows"] == 1
-
-
-def test_negative_that_equals_the_positive_is_refused(store: Store, tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
-    path.write_bytes(b'{"query": "q", "positive": "same  text", "n": "same text"}')
-    report = import_pairs(store, path, negatives=["n"])
-    assert [fault.reason for fault in report.faults] == ["negative_is_positive"]
-
-
-@pytest.mark.parametrize(("name", "told"), [("none.csv", "no such file"), ("a.xlsx", "xlsx"), ("a.csv", "no column")])
-def test_unusable_files_are_told(store: Store, tmp_path: Path, name: str, told: str) -> None:
-    if name != "none.csv":
-        (tmp_path / name).write_text("a,b\n1,2\n")
-    with pytest.raises(CurationError, match=told):
-        import_pairs(store, tmp_path / name)
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "who"}\n')
+    (folder / "qrels" / "train.tsv").unlink()
+    with pytest.raises(CurationError, match="judgments"):
+        import_beir(store, folder)
+    assert set(_row_counts(store).values()) == {0}
