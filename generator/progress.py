@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from db.tables.base import utc_now
 from db.tables.ledger import Completion, Request, Run, RunRequest
+from generator.models import facts_of
 
 _RECENT = timedelta(seconds=60)
 
@@ -30,14 +31,20 @@ class RunProgress:
     input_tokens: int
     cached_tokens: int
     output_tokens: int
-    spent_usd: float
-    reserved_usd: float
+    spent_usd: float | None
+    reserved_usd: float | None
     spent_tokens: int
     per_minute: int
     eta_s: float | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def progress_of_last_runs(session: Session, limit: int = 3) -> list[RunProgress]:
+    """The newest generation runs, those that go on first."""
+    runs = select(Run).where(Run.kind == "generate").order_by(Run.state != "running", Run.id.desc()).limit(limit)
+    return [run_progress(session, run) for run in session.scalars(runs)]
 
 
 def run_progress(session: Session, run: Run) -> RunProgress:
@@ -67,6 +74,7 @@ def run_progress(session: Session, run: Run) -> RunProgress:
     )
     _, *tokens = (int(value or 0) for value in session.execute(answered).one())
     recent = session.execute(answered.where(Completion.received_at > utc_now() - _RECENT)).one()[0]
+    has_price = facts_of(run.recipe["model"]).has_price
     waiting = states["pending"] + states["leased"]
     return RunProgress(
         run=run.name,
@@ -81,8 +89,8 @@ def run_progress(session: Session, run: Run) -> RunProgress:
         input_tokens=tokens[0],
         cached_tokens=tokens[1],
         output_tokens=tokens[2],
-        spent_usd=run.spent_usd,
-        reserved_usd=run.reserved_usd,
+        spent_usd=run.spent_usd if has_price else None,
+        reserved_usd=run.reserved_usd if has_price else None,
         spent_tokens=run.spent_tokens,
         per_minute=int(recent),
         eta_s=waiting / recent * 60 if recent else None,

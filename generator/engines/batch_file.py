@@ -113,7 +113,7 @@ def write_requests(path: Path, items: Iterator[Wanted]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     num = 0
-    with partial.open("wb") as file:
+    with gzip.open(partial, "wb") if path.suffix == ".gz" else partial.open("wb") as file:
         for item in items:
             num += 1
             file.write(request_line(item))

@@ -78,6 +78,7 @@ class _Offline:
         self._tokenizer = llm.get_tokenizer()
         self._flying: dict[str, tuple[Wanted, float]] = {}
         self._answers: list[Answer] = []
+        self._refusals = _refusals()
 
     def run(self) -> None:
         try:
@@ -103,7 +104,7 @@ class _Offline:
         for item in self._desk.take(self._batch - len(self._flying)):
             try:
                 self._add(item)
-            except (ValueError, TypeError, KeyError) as error:
+            except self._refusals as error:
                 told = str(error).strip().splitlines()
                 self._answers.append(Answer(item.request_id, ENGINE, None, error=(told or ["refused"])[0][:2_000]))
             else:
@@ -137,6 +138,15 @@ class _Offline:
         if not choice.text.strip():
             return Answer(item.request_id, ENGINE, None, error="the text is empty", is_refusal=True, **known)
         return Answer(item.request_id, ENGINE, choice.text, **known)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it will not take; its own errors came after version 0.30."""
+    try:
+        from vllm.exceptions import VLLMClientError
+    except ImportError:
+        return ValueError, TypeError, KeyError
+    return VLLMClientError, ValueError, TypeError, KeyError
 
 
 def sampling_params(body: dict[str, Any]) -> Any:
