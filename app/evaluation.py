@@ -10,7 +10,7 @@ import numpy as np
 
 from app.encoders import embedding_cache
 from app.errors import AppError
-from curation.beir import BeirDocument, BeirQrel, BeirQuery, Fault, read_corpus, read_qrels, read_queries
+from curation.beir import BeirQrel, Fault, read_corpus, read_qrels, read_queries
 from trainer.evaluation import METRICS, paired_bootstrap, rank_documents, retrieval_metrics
 
 _DEPTH = 100
@@ -73,15 +73,15 @@ def _read(data: Path, split: str) -> _Collection:
     queries: dict[str, str] = {}
     faults: list[str] = []
     for document in read_corpus(data):
-        if isinstance(document, BeirDocument):
-            documents[document.external_id] = document.passage
-        else:
+        if isinstance(document, Fault):
             faults.append(str(document))
-    for query in read_queries(data):
-        if isinstance(query, BeirQuery):
-            queries[query.external_id] = query.text
         else:
+            _add(documents, document.external_id, document.passage, document.where, faults)
+    for query in read_queries(data):
+        if isinstance(query, Fault):
             faults.append(str(query))
+        else:
+            _add(queries, query.external_id, query.text, query.where, faults)
     relevance: dict[str, dict[str, int]] = defaultdict(dict)
     for row in read_qrels(data, split):
         fault = _fault(row, documents, queries)
@@ -93,6 +93,12 @@ def _read(data: Path, split: str) -> _Collection:
     if not judged:
         raise AppError(f"{data}, split {split!r}: no query has a relevant document in the corpus, nothing to evaluate")
     return _Collection(documents, queries, judged, faults)
+
+
+def _add(texts: dict[str, str], key: str, text: str, where: str, faults: list[str]) -> None:
+    """The first text of an id stands; another one under the same id is a fault."""
+    if texts.setdefault(key, text) != text:
+        faults.append(f"{where}: _id {key!r} stands for another text before, which is kept")
 
 
 def _fault(row: BeirQrel | Fault, documents: dict[str, str], queries: dict[str, str]) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from db.tables.base import Base
@@ -96,10 +96,17 @@ def rejection_counts(session: Session) -> list[tuple[str, str, int]]:
     return [(name, reason, num) for name, reason, num in session.execute(statement)]
 
 
+def scoring_teacher(session: Session) -> str | None:
+    """Name of the newest encoder that scored anything."""
+    has_scores = exists().where(Score.teacher_id == Teacher.id)
+    statement = select(Teacher.name).where(Teacher.kind == "bi-encoder", has_scores).order_by(Teacher.id.desc())
+    return session.scalar(statement.limit(1))
+
+
 def neighbouring_example(session: Session, current: int | None, step: int) -> int | None:
     """Id of the next (step 1) or previous (step -1) example with negatives; None at the end."""
-    has_negatives = select(Candidate.example_id).where(Candidate.role == "negative")
-    statement = select(Example.id).where(Example.id.in_(has_negatives)).limit(1)
+    has_negatives = exists().where(Candidate.example_id == Example.id, Candidate.role == "negative")
+    statement = select(Example.id).where(has_negatives).limit(1)
     if step > 0:
         statement = statement.where(Example.id > (current or 0)).order_by(Example.id)
     else:
@@ -108,13 +115,15 @@ def neighbouring_example(session: Session, current: int | None, step: int) -> in
 
 
 def example_view(session: Session, example_id: int) -> ExampleView | None:
-    """The example with similarities by the newest teacher that scored its positive; None when there is none."""
+    """The example with similarities by the newest encoder that scored its positive; None when there is none."""
     example = session.get(Example, example_id)
     if example is None:
         return None
     query = session.get_one(Query, example.query_id)
     teacher = session.scalar(
-        select(func.max(Teacher.id)).join(Score, Score.teacher_id == Teacher.id).where(Score.query_id == query.id)
+        select(func.max(Teacher.id))
+        .join(Score, Score.teacher_id == Teacher.id)
+        .where(Score.query_id == query.id, Score.passage_id == example.positive_id, Teacher.kind == "bi-encoder")
     )
     is_its_score = (
         (Score.query_id == query.id) & (Score.passage_id == Candidate.passage_id) & (Score.teacher_id == teacher)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 from sqlalchemy import Row, Select, exists, func, select
 from sqlalchemy.orm import Session
 
@@ -84,17 +85,29 @@ def create_release(
         shutil.rmtree(partial)
         return Released(name, digest, target, existing.manifest, is_new=False)
     if target.exists():
-        _remove_leftover(target)
+        _remove_leftover(target, digest, partial)
     partial.rename(target)
     if existing is None:
         _freeze(store, recipe, name, target, manifest, builder)
     return Released(name, digest, target, manifest, is_new=existing is None)
 
 
-def _remove_leftover(target: Path) -> None:
+def _remove_leftover(target: Path, digest: str, partial: Path) -> None:
     """Remove the folder of a call that was cut off before the store knew it; anything else is not ours to touch."""
-    if not (target / "manifest.json").is_file() or not (target / "graded").is_dir():
+    manifest = target / "manifest.json"
+    if not manifest.is_file() or not (target / "graded").is_dir():
+        shutil.rmtree(partial)
         raise CurationError(f"{target} exists and is no release: choose another name, or move it away")
+    try:
+        there = orjson.loads(manifest.read_bytes()).get("digest")
+    except (orjson.JSONDecodeError, AttributeError):
+        there = None
+    if there != digest:
+        shutil.rmtree(partial)
+        raise CurationError(
+            f"{target} holds another release of this name (digest {str(there)[:12]}, now {digest[:12]}), perhaps of "
+            "another store: choose another name, or move it away"
+        )
     shutil.rmtree(target)
 
 

@@ -42,11 +42,21 @@ def code_version() -> str:
 def start_run(session: Session, kind: str, name: str, recipe: dict[str, Any], seed: int) -> Run:
     """The run of this kind and recipe: the one that is there, so that it resumes, or a new one."""
     digest = digest_of(recipe)
-    run = session.scalar(select(Run).where(Run.kind == kind, Run.recipe_digest == digest))
+    known = select(Run).where(Run.kind == kind, Run.recipe_digest == digest)
+    run = session.scalar(known)
     if run is None:
-        run = Run(kind=kind, name=name, recipe=recipe, recipe_digest=digest, seed=seed, code_version=code_version())
-        session.add(run)
-        session.flush()
+        # Two processes may begin the same run at the same moment; both get the one row.
+        row = {
+            "kind": kind,
+            "name": name,
+            "recipe": recipe,
+            "recipe_digest": digest,
+            "seed": seed,
+            "code_version": code_version(),
+            "started_at": utc_now(),
+        }
+        insert_missing(session, Run, [{**row, "state": "running"}])
+        run = session.scalars(known).one()
     return run
 
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -31,6 +30,9 @@ from generator.recipe import Budget
 _LEASE_S = 30.0
 _HEARTBEAT_S = 8.0
 _READ_CHUNK = 200
+_LOOK_EVERY_S = 0.25
+# Another process reads what it has recorded within this time, or is gone.
+_READS_WITHIN_S = 5.0
 
 
 @dataclass(slots=True)
@@ -224,27 +226,33 @@ class Desk:
         return Room(tokens, None if budget.usd is None else budget.usd - run.spent_usd - run.reserved_usd)
 
     def _wait_for_leases(self) -> bool:
-        """Other processes' leases: freed when their process is gone, else waited for until their clock runs out."""
+        """What other processes hold: freed when its process is gone, else waited for until its clock runs out.
+
+        Returns whether there may be something to take.
+        """
+        patience = _READS_WITHIN_S
         while not self.stopping.is_set():
             with self.store.read() as session:
-                held = [row for row in ledger.holders(session, self.run_id) if _may_run_out(*row, self.holder)]
-            if not held:
-                self.progress.waiting_for = ""
-                return False
+                open_work = ledger.open_work(session, self.run_id)
+            held = [row for row in open_work.holders if row[0] != self.holder and not row[0].startswith("batch:")]
             dead = [holder for holder, _ in held if _is_dead(holder)]
-            expired = [holder for holder, until in held if until < utc_now()]
             if dead:
                 with self.store.write() as session:
                     ledger.free_leases_of(session, dead)
-            if dead or expired:
+            if open_work.num_pending or dead or any(until < utc_now() for _, until in held):
+                # Pending ones that could not be taken are being leased by another process at this very moment.
+                self.stopping.wait(0.02)
                 self.progress.waiting_for = ""
                 self._after, self._is_first_pass = -1, False
                 return True
+            if not held and (open_work.num_unread == 0 or patience <= 0):
+                # Whoever recorded what is unread is gone: read it here, it may bring repairs.
+                self.progress.waiting_for = ""
+                return self.read_waiting() > 0
+            patience -= 0.0 if held else _LOOK_EVERY_S
             self.progress.waiting_for = f"{len(held)} other process(es)"
             self._on_progress(self.progress)
-            self.stopping.wait(0.5)
-            if self.read_waiting():
-                return True
+            self.stopping.wait(_LOOK_EVERY_S)
         return False
 
     def _beat(self) -> None:
@@ -283,11 +291,6 @@ class Desk:
         if accepted.new_plan_indices:
             lowest = min(accepted.new_plan_indices)
             self._new_from = lowest if self._new_from is None else min(lowest, self._new_from)
-
-
-def _may_run_out(holder: str, _until: datetime, mine: str) -> bool:
-    """A vendor's batch keeps its requests until it is collected; everything else has a short clock."""
-    return holder != mine and not holder.startswith("batch:")
 
 
 def _this_process() -> str:

@@ -280,15 +280,26 @@ def free_leases_of(session: Session, holders: Sequence[str]) -> int:
     return int(session.execute(dead.values(leased_until=past)).rowcount)  # type: ignore[attr-defined]
 
 
-def holders(session: Session, run_id: int) -> list[tuple[str, datetime]]:
-    """Who holds leases of the run, and until when."""
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """What of a run is not settled: pending, answered and unread, or held by (holder, until)."""
+
+    num_pending: int
+    num_unread: int
+    holders: list[tuple[str, datetime]]
+
+
+def open_work(session: Session, run_id: int) -> OpenWork:
+    """What of the run is not settled; what failed is left to the next call."""
     rows = session.execute(
-        select(Request.lease_holder, func.max(Request.leased_until))
+        select(Request.state, Request.lease_holder, func.count(), func.max(Request.leased_until))
         .join(RunRequest, RunRequest.request_id == Request.id)
-        .where(RunRequest.run_id == run_id, Request.state == "leased")
-        .group_by(Request.lease_holder)
-    )
-    return [(holder or "", until) for holder, until in rows if until is not None]
+        .where(RunRequest.run_id == run_id, RunRequest.outcome.is_(None), Request.state != "failed")
+        .group_by(Request.state, Request.lease_holder)
+    ).all()
+    held = [(holder or "", until) for state, holder, _, until in rows if state == "leased" and until is not None]
+    counts = {state: sum(num for other, _, num, _ in rows if other == state) for state, *_ in rows}
+    return OpenWork(counts.get("pending", 0), counts.get("done", 0), held)
 
 
 def release_leases(session: Session, run_id: int, request_ids: Sequence[int]) -> None:

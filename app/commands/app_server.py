@@ -15,6 +15,7 @@ def app(
 ) -> None:
     """Open the pages: what the store holds, the ladder, the last runs, the examples. Single-user, loopback only."""
     import os
+    import signal
     import subprocess
     import sys
     from pathlib import Path
@@ -22,17 +23,20 @@ def app(
     from sqlalchemy import make_url
 
     from app.settings import Settings
+    from db.store import Store
 
     url = store or Settings().store_url
     file = Path(url.removeprefix("sqlite:///"))
     if url.startswith("sqlite:///") and not file.is_file():
         raise AppError(f"no store at {file}: run 'gradus demo' or 'gradus import' first, or name one with --store")
+    Store.open(url).close()  # a wrong URL is told here, not by a page
     options = {
         "server.address": "127.0.0.1",
         "server.port": str(port),
         "server.headless": "true",
         "server.enableAgentApi": "false",
         "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
     }
     page = Path(__file__).parents[1] / "pages" / "main.py"
     command = [sys.executable, "-m", "streamlit", "run", str(page)]
@@ -40,9 +44,13 @@ def app(
     console.print(f"Gradus on http://127.0.0.1:{port} (this machine only; everyone on it may look). Ctrl-C ends it.")
     shown = make_url(url).render_as_string(hide_password=True) if "://" in url else url
     console.print(f"[dim]{escape(shown)}[/]")
+    process = subprocess.Popen(command, env={**os.environ, "GRADUS_STORE": url})
+    # Whoever stops this process means the server too.
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
-        code = subprocess.run(command, env={**os.environ, "GRADUS_STORE": url}, check=False).returncode
+        code = process.wait()
     except KeyboardInterrupt:
+        process.wait()
         return
-    if code:
+    if code > 0:
         raise AppError(f"the server ended with code {code}; is port {port} taken? Choose another with --port")

@@ -6,7 +6,7 @@ import io
 import streamlit as st
 from sqlalchemy.orm import Session
 
-from app.overview import ExampleView, Rung, example_view, last_runs, neighbouring_example, store_counts
+from app.overview import ExampleView, Rung, example_view, last_runs, neighbouring_example, scoring_teacher, store_counts
 from app.settings import Settings
 from curation.errors import CurationError
 from db.store import Store
@@ -14,6 +14,7 @@ from db.store import Store
 # Okabe and Ito's palette, as in the ladder plot.
 _COLOUR = {"positive": "#009E73", "hard": "#D55E00", "medium": "#E69F00", "easy": "#56B4E9"}
 _OTHER = "#666666"
+_MAX_RUNGS, _MAX_SHOWN = 60, 20_000
 
 
 @st.cache_resource
@@ -22,7 +23,7 @@ def _store(url: str) -> Store:
 
 
 @st.cache_data(show_spinner="Drawing the ladder")
-def _ladder(url: str, num_scores: int) -> bytes | str:
+def _ladder(url: str, teacher: str, num_scores: int) -> bytes | str:
     """The ladder as PNG, or why there is none; drawn anew when the number of scores changes."""
     from pathlib import Path
     from tempfile import TemporaryDirectory
@@ -31,7 +32,7 @@ def _ladder(url: str, num_scores: int) -> bytes | str:
     from curation.ladder import draw_ladder
 
     try:
-        report = audit(_store(url), teacher="minilm")
+        report = audit(_store(url), teacher=teacher)
     except CurationError as error:
         return str(error)
     with TemporaryDirectory() as folder:
@@ -51,7 +52,8 @@ def show() -> None:
         left, right = st.columns([3, 2], gap="large")
         with left:
             st.subheader("Ladder")
-            ladder = _ladder(url, counts["scores"])
+            teacher = scoring_teacher(session)
+            ladder = _ladder(url, teacher, counts["scores"]) if teacher else "No scores yet: run `gradus score`."
             if isinstance(ladder, bytes):
                 st.image(io.BytesIO(ladder), width="stretch")
             else:
@@ -95,8 +97,10 @@ def _show_example(session: Session) -> None:
     _step_button(session, before, "Previous", view.id, -1)
     _step_button(session, after, "Next", view.id, 1)
     st.html(_query_html(view))
-    for rung in view.rungs:
+    for rung in view.rungs[:_MAX_RUNGS]:
         st.html(_rung_html(rung))
+    if len(view.rungs) > _MAX_RUNGS:
+        st.caption(f"and {len(view.rungs) - _MAX_RUNGS:,} more")
 
 
 def _step_button(
@@ -112,18 +116,24 @@ def _step_button(
     )
 
 
+def _shown(text: str) -> str:
+    """Text from outside: escaped, and without the control and direction marks that change how the rest reads."""
+    return html.escape("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
 def _query_html(view: ExampleView) -> str:
-    return f"<div style='font-size:1.15rem;margin:.2rem 0 .6rem'><b>Query</b> {html.escape(view.query)}</div>"
+    return f"<div style='font-size:1.15rem;margin:.2rem 0 .6rem'><b>Query</b> {_shown(view.query)}</div>"
 
 
 def _rung_html(rung: Rung) -> str:
     """A rung: label, a bar whose length is the similarity, and the text. Everything from outside is escaped."""
     colour = _COLOUR.get(rung.grade or rung.label, _OTHER)
     similarity = "" if rung.similarity is None else f"{rung.similarity:.3f}"
-    width = 0 if rung.similarity is None else round(100 * max(0.0, min(1.0, rung.similarity)), 1)
+    width = 0 if rung.similarity is None else round(100 * min(1.0, abs(rung.similarity)), 1)
+    colour = colour if (rung.similarity or 0) >= 0 else _OTHER  # a negative cosine is drawn grey, by its size
     note = " · ".join(part for part in (rung.grade, rung.origin) if part)
     broken = (
-        f"<div style='opacity:.75'><i>Breaks:</i> {html.escape(rung.violated_requirement)}</div>"
+        f"<div style='opacity:.75'><i>Breaks:</i> {_shown(rung.violated_requirement)}</div>"
         if (rung.violated_requirement)
         else ""
     )
@@ -135,8 +145,8 @@ def _rung_html(rung: Rung) -> str:
         f"<div style='width:{width}%;background:{colour};height:100%;border-radius:4px'></div></div>"
         f"<span style='width:3.2rem;font-variant-numeric:tabular-nums'>{similarity}</span>"
         f"<span style='width:10rem;opacity:.75'>{html.escape(note)}</span></div>{broken}"
-        f"<details><summary style='cursor:pointer'>{html.escape(rung.text[:140])}</summary>"
-        f"<div style='white-space:pre-wrap;padding-top:.4rem'>{html.escape(rung.text)}</div></details></div>"
+        f"<details><summary style='cursor:pointer'>{_shown(rung.text[:140])}</summary>"
+        f"<div style='white-space:pre-wrap;padding-top:.4rem'>{_shown(rung.text[:_MAX_SHOWN])}</div></details></div>"
     )
 
 

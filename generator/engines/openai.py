@@ -174,7 +174,7 @@ class _Asking:
             return self._at_desk(lambda: self._settle(group))
         room = sum(int(e.window.size) for e in self.endpoints if e.lost is None)
         if self.has_more and len(self.waiting) < room:
-            return self._at_desk(lambda: self._take(max(room, _GROUP_SIZE)))
+            return self._at_desk(lambda: self._take(2 * room))
         is_idle = not (self.num_flying or self.retries or self.waiting or self.answers)
         if is_idle and not self.has_more and not self.is_done and not self.desk.stopping.is_set():
             return self._at_desk(self._refill)
