@@ -131,9 +131,10 @@ def ask_with_ledger(url: str, num: int, concurrency: int, folder: Path, phase: s
     from db.runs import start_run
     from db.store import Store
     from db.tables.ledger import Request
+    from generator.budget import WorstCase
     from generator.desk import Desk
     from generator.engines import openai
-    from generator.ledger import WorstCase, enqueue
+    from generator.ledger import enqueue
     from generator.models import facts_of
     from generator.plan import Planned
     from generator.recipe import OpenAiEngine

@@ -21,9 +21,10 @@ from db.runs import add_rejections
 from db.store import Store
 from db.tables.base import utc_now
 from db.tables.ledger import Run
-from generator import ledger
+from generator import leases, ledger
 from generator.acceptance import Accepted, Accepting, accept
-from generator.ledger import Answer, Room, Spent, Wanted, WorstCase
+from generator.budget import Room, Spent, WorstCase
+from generator.ledger import Answer, Wanted
 from generator.plan import ROUND
 from generator.recipe import Budget
 
@@ -100,7 +101,7 @@ class Desk:
         self._heart.join()
         # What was cut off in flight is free at once; its reservation counts as spent when it is taken over.
         with self.store.write() as session:
-            ledger.free_leases_of(session, [self.holder])
+            leases.free_leases_of(session, [self.holder])
 
     def take(self, limit: int) -> list[Wanted]:
         """Lease requests that have no answer yet, in plan order; [] when none is free now or the budget is spent."""
@@ -164,7 +165,7 @@ class Desk:
         """Return requests that were taken and never sent."""
         if items:
             with self.store.write() as session:
-                ledger.release_leases(session, self.run_id, [item.request_id for item in items])
+                leases.release_leases(session, self.run_id, [item.request_id for item in items])
             self.progress.num_in_flight -= len(items)
 
     def look_back(self, plan_index: int) -> None:
@@ -192,7 +193,7 @@ class Desk:
 
     def _lease(self, limit: int) -> list[Wanted]:
         with self.store.write() as session:
-            taken, is_stopped = ledger.lease(
+            taken, is_stopped = leases.lease(
                 session,
                 self.run_id,
                 limit=limit,
@@ -233,19 +234,20 @@ class Desk:
         patience = _READS_WITHIN_S
         while not self.stopping.is_set():
             with self.store.read() as session:
-                open_work = ledger.open_work(session, self.run_id)
+                open_work = leases.open_work(session, self.run_id)
             held = [row for row in open_work.holders if row[0] != self.holder and not row[0].startswith("batch:")]
             dead = [holder for holder, _ in held if _is_dead(holder)]
             if dead:
                 with self.store.write() as session:
-                    ledger.free_leases_of(session, dead)
+                    leases.free_leases_of(session, dead)
             if open_work.num_pending or dead or any(until < utc_now() for _, until in held):
                 # Pending ones that could not be taken are being leased by another process at this very moment.
                 self.stopping.wait(0.02)
                 self.progress.waiting_for = ""
                 self._after, self._is_first_pass = -1, False
                 return True
-            if not held and (open_work.num_unread == 0 or patience <= 0):
+            is_read = open_work.num_unread == 0 or self._accepting is None
+            if not held and (is_read or patience <= 0):
                 # Whoever recorded what is unread is gone: read it here, it may bring repairs.
                 self.progress.waiting_for = ""
                 return self.read_waiting() > 0
@@ -259,7 +261,7 @@ class Desk:
         while not self._beating.wait(_HEARTBEAT_S):
             if self.progress.num_in_flight:
                 with self.store.write() as session:
-                    ledger.renew_leases(session, self.holder, self._lease_s)
+                    leases.renew_leases(session, self.holder, self._lease_s)
 
     def _count(self, answers: Sequence[Answer], spent: Spent, accepted: Accepted) -> None:
         progress = self.progress

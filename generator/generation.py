@@ -17,12 +17,13 @@ from db.tables.examples import Task
 from db.tables.ledger import Completion, Rejection, Request, Run, RunRequest
 from db.tables.texts import Collection
 from generator.acceptance import Accepting, RoundTrip
+from generator.budget import WorstCase
 from generator.desk import Desk, Progress
 from generator.engines import batch_file
 from generator.engines.batch_file import BadLine
 from generator.errors import GeneratorError
 from generator.gate import Gate
-from generator.ledger import WorstCase, enqueue
+from generator.ledger import enqueue
 from generator.models import facts_of, refuse_if_shut_down
 from generator.plan import BLOCK, ROUND, Neighbours, Planned, Planner, Tally
 from generator.prompt_pack import PromptPack

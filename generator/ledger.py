@@ -5,20 +5,21 @@ again, whichever run asks. Functions take a session and never commit; whoever op
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, bindparam, case, func, or_, select, update
+from sqlalchemy import bindparam, case, func, select, update
 from sqlalchemy.orm import Session
 
 from db.digest import canonical_json, digest_of
 from db.insert import insert_missing
 from db.runs import Rejected, add_rejections
 from db.tables.base import utc_now
-from db.tables.ledger import Completion, CompletionBody, Request, RequestBody, Run, RunRequest
+from db.tables.ledger import Completion, CompletionBody, Request, RequestBody, RunRequest
+from generator.budget import Spent, book, unreserve
 from generator.models import ModelFacts
 from generator.plan import Planned
 
@@ -75,30 +76,6 @@ class Harvestable:
     text: str
     finish_reason: str | None
     refused: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Tokens and money."""
-
-    tokens: int = 0
-    usd: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What a budget still allows; None where it sets no limit."""
-
-    tokens: int | None
-    usd: float | None
-
-    def takes(self, cost: Spent) -> bool:
-        fits_tokens = self.tokens is None or cost.tokens <= self.tokens
-        return fits_tokens and (self.usd is None or cost.usd <= self.usd + 1e-12)
-
-    def less(self, cost: Spent) -> "Room":
-        tokens = None if self.tokens is None else self.tokens - cost.tokens
-        return Room(tokens, None if self.usd is None else self.usd - cost.usd)
 
 
 def request_digest(model: str, body: dict[str, Any], sample_index: int = 0) -> str:
@@ -171,147 +148,6 @@ def _refuse_same_requests(session: Session, run_id: int, links: Sequence[dict[st
     add_rejections(session, run_id, rows)
 
 
-def is_unanswered(now: datetime) -> ColumnElement[bool]:
-    """Requests that may be asked now: not done, and not leased to a process whose clock still runs."""
-    return or_(Request.state.in_(("pending", "failed")), (Request.state == "leased") & (Request.leased_until < now))
-
-
-def wanted(session: Session, run_id: int) -> Iterator[Wanted]:
-    """Requests of the run that remain to be asked, in plan order."""
-    statement = (
-        select(Request.id, RunRequest.custom_id, RunRequest.plan_index, RequestBody.body)
-        .join(RunRequest, RunRequest.request_id == Request.id)
-        .join(RequestBody, RequestBody.request_id == Request.id)
-        .where(RunRequest.run_id == run_id, RunRequest.outcome.is_(None), is_unanswered(utc_now()))
-        .order_by(RunRequest.plan_index)
-    )
-    for key, custom_id, index, body in session.execute(statement, execution_options={"yield_per": 500}):
-        yield Wanted(key, custom_id, index, zlib.decompress(body))
-
-
-def lease(
-    session: Session,
-    run_id: int,
-    *,
-    limit: int,
-    holder: str,
-    lease_s: float,
-    after: int,
-    is_failed_too: bool,
-    worst: "WorstCase",
-    room: Room,
-) -> tuple[list[Wanted], bool]:
-    """Take requests beyond plan index `after` for this holder alone, as far as the budget has room.
-
-    Returns (requests, whether the budget stopped it). A lease that ran out is taken over; its reservation counts as
-    spent, since the answer that never came may have been paid for.
-    """
-    now = utc_now()
-    states = ("pending", "failed") if is_failed_too else ("pending",)
-    is_free = or_(Request.state.in_(states), (Request.state == "leased") & (Request.leased_until < now))
-    statement = (
-        select(
-            Request.id,
-            RunRequest.custom_id,
-            RunRequest.plan_index,
-            RequestBody.body,
-            Request.reserved_tokens,
-            Request.reserved_usd,
-        )
-        .join(RunRequest, RunRequest.request_id == Request.id)
-        .join(RequestBody, RequestBody.request_id == Request.id)
-        .where(RunRequest.run_id == run_id, RunRequest.plan_index > after, RunRequest.outcome.is_(None), is_free)
-        .order_by(RunRequest.plan_index)
-        .limit(limit)
-    )
-    if session.get_bind().dialect.name == "postgresql":
-        statement = statement.with_for_update(of=Request, skip_locked=True)
-    taken: list[Wanted] = []
-    leases: list[dict[str, Any]] = []
-    lost, reserved = Spent(), Spent()
-    is_stopped = False
-    for key, custom_id, index, body, old_tokens, old_usd in session.execute(statement).all():
-        wire = zlib.decompress(body)
-        cost = worst.of(wire)
-        forfeited = Spent(old_tokens or 0, old_usd or 0.0)
-        if not room.takes(cost):
-            is_stopped = True
-            break
-        room = room.less(cost)
-        lost = Spent(lost.tokens + forfeited.tokens, lost.usd + forfeited.usd)
-        reserved = Spent(reserved.tokens + cost.tokens, reserved.usd + cost.usd)
-        taken.append(Wanted(key, custom_id, index, wire))
-        leases.append({"b_id": key, "b_tokens": cost.tokens, "b_usd": cost.usd})
-    if taken:
-        change = update(Request.__table__).where(Request.__table__.c.id == bindparam("b_id"))  # type: ignore[arg-type]
-        until = now + timedelta(seconds=lease_s)
-        values = {"state": "leased", "leased_until": until, "lease_holder": holder}
-        session.connection().execute(
-            change.values(**values, reserved_tokens=bindparam("b_tokens"), reserved_usd=bindparam("b_usd")), leases
-        )
-        _book(session, run_id, spent=lost, reserved=Spent(reserved.tokens - lost.tokens, reserved.usd - lost.usd))
-    return taken, is_stopped
-
-
-@dataclass(frozen=True, slots=True)
-class WorstCase:
-    """What a request can cost at most: every byte a token, the longest answer, nothing read from a cache."""
-
-    facts: ModelFacts
-    max_output: int | None
-    by_batch: bool = False
-
-    def of(self, wire: bytes) -> Spent:
-        output = self.max_output or 0
-        cost = self.facts.worst_cost(len(wire), output, by_batch=self.by_batch)
-        return Spent(len(wire) + output, cost or 0.0)
-
-
-def renew_leases(session: Session, holder: str, lease_s: float) -> None:
-    """Put the clock of everything that this holder has in flight forward."""
-    mine = update(Request).where(Request.lease_holder == holder, Request.state == "leased")
-    session.execute(mine.values(leased_until=utc_now() + timedelta(seconds=lease_s)))
-
-
-def free_leases_of(session: Session, holders: Sequence[str]) -> int:
-    """Let the clock of dead holders run out at once. Returns how many requests that frees."""
-    past = utc_now() - timedelta(seconds=1)
-    dead = update(Request).where(Request.lease_holder.in_(holders), Request.state == "leased")
-    return int(session.execute(dead.values(leased_until=past)).rowcount)  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenWork:
-    """What of a run is not settled: pending, answered and unread, or held by (holder, until)."""
-
-    num_pending: int
-    num_unread: int
-    holders: list[tuple[str, datetime]]
-
-
-def open_work(session: Session, run_id: int) -> OpenWork:
-    """What of the run is not settled; what failed is left to the next call."""
-    rows = session.execute(
-        select(Request.state, Request.lease_holder, func.count(), func.max(Request.leased_until))
-        .join(RunRequest, RunRequest.request_id == Request.id)
-        .where(RunRequest.run_id == run_id, RunRequest.outcome.is_(None), Request.state != "failed")
-        .group_by(Request.state, Request.lease_holder)
-    ).all()
-    held = [(holder or "", until) for state, holder, _, until in rows if state == "leased" and until is not None]
-    counts = {state: sum(num for other, _, num, _ in rows if other == state) for state, *_ in rows}
-    return OpenWork(counts.get("pending", 0), counts.get("done", 0), held)
-
-
-def release_leases(session: Session, run_id: int, request_ids: Sequence[int]) -> None:
-    """Give requests back that were leased and never sent, with their reservation."""
-    freed = _unreserve(session, request_ids)
-    mine = update(Request).where(Request.id.in_(request_ids), Request.state == "leased")
-    session.execute(
-        mine.values(state="pending", leased_until=None, lease_holder=None, reserved_usd=None, reserved_tokens=None)
-    )
-    _book(session, run_id, reserved=Spent(-freed.tokens, -freed.usd))
-
-
 def record(
     session: Session, run_id: int, answers: Sequence[Answer], *, facts: ModelFacts, by_batch: bool = False
 ) -> Spent:
@@ -334,7 +170,7 @@ def record(
             bodies.append((answer.request_id, row["attempt"], zlib.compress(answer.text.encode(), _COMPRESSION)))
     insert_missing(session, Completion, rows)
     _put_bodies(session, bodies)
-    freed = _unreserve(session, ids)
+    freed = unreserve(session, ids)
     settled = [
         {"b_id": answer.request_id, "b_state": "failed" if answer.text is None else "done"} for answer in answers
     ]
@@ -343,7 +179,7 @@ def record(
     change = update(requests).where(requests.c.id == bindparam("b_id"))  # type: ignore[arg-type]
     cleared = {"leased_until": None, "lease_holder": None, "reserved_usd": None, "reserved_tokens": None}
     session.connection().execute(change.values(state=state, **cleared), settled)
-    _book(session, run_id, spent=Spent(tokens, usd), reserved=Spent(-freed.tokens, -freed.usd))
+    book(session, run_id, spent=Spent(tokens, usd), reserved=Spent(-freed.tokens, -freed.usd))
     return Spent(tokens, usd)
 
 
@@ -406,32 +242,6 @@ def _completion(
 def _count(value: Any) -> int | None:
     """A token count as the server reported it; anything but a sensible number is nothing."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
-
-
-def _unreserve(session: Session, request_ids: Sequence[int]) -> Spent:
-    tokens, usd = 0, 0.0
-    for start in range(0, len(request_ids), _LOOKUP):
-        sums = select(func.sum(Request.reserved_tokens), func.sum(Request.reserved_usd)).where(
-            Request.id.in_(request_ids[start : start + _LOOKUP]), Request.state == "leased"
-        )
-        some_tokens, some_usd = session.execute(sums).one()
-        tokens, usd = tokens + int(some_tokens or 0), usd + float(some_usd or 0.0)
-    return Spent(tokens, usd)
-
-
-def _book(session: Session, run_id: int, *, spent: Spent | None = None, reserved: Spent) -> None:
-    spent = spent or Spent()
-    session.execute(
-        update(Run)
-        .where(Run.id == run_id)
-        .values(
-            spent_tokens=Run.spent_tokens + spent.tokens,
-            spent_usd=Run.spent_usd + spent.usd,
-            reserved_tokens=Run.reserved_tokens + reserved.tokens,
-            reserved_usd=Run.reserved_usd + reserved.usd,
-        ),
-        execution_options={"synchronize_session": False},
-    )
 
 
 def harvestable(session: Session, run_id: int, *, after: int, limit: int) -> list[Harvestable]:

@@ -19,7 +19,8 @@ from db.tables.ledger import Request, RunRequest
 from generator.desk import Desk
 from generator.engines.chat import chat_answer, error_message
 from generator.errors import GeneratorError
-from generator.ledger import Answer, Wanted, wanted
+from generator.leases import wanted
+from generator.ledger import Answer, Wanted
 from generator.recipe import BatchFileEngine
 
 ENGINE = "batch_file"

@@ -22,7 +22,8 @@ from db.tables.ledger import Request, RequestBody, RunRequest, VendorBatch
 from generator.desk import Desk
 from generator.engines.batch_file import BadLine, ingest, request_line
 from generator.errors import EngineStopped
-from generator.ledger import Wanted, decompressed, release_leases
+from generator.leases import release_leases
+from generator.ledger import Wanted, decompressed
 from generator.recipe import OpenAiBatchEngine
 
 ENGINE = "openai_batch"

@@ -57,7 +57,19 @@ def test_imports_follow_the_arrows(package: str) -> None:
 def test_every_command_has_help_that_says_something() -> None:
     listed = run("--help")
     assert listed.returncode == 0
-    for command in ("import", "generate", "mine", "score", "audit", "release", "train", "evaluate", "status", "app"):
+    for command in (
+        "import",
+        "prompts",
+        "generate",
+        "mine",
+        "score",
+        "audit",
+        "release",
+        "train",
+        "evaluate",
+        "status",
+        "app",
+    ):
         assert command in listed.stdout
         shown = run(command, "--help")
         assert shown.returncode == 0 and len(shown.stdout) > 200
@@ -70,6 +82,9 @@ def test_every_command_has_help_that_says_something() -> None:
         (["generate"], 2, "Missing argument"),
         (["generate", "none.toml"], 1, "none.toml"),
         (["import", "beir", "nowhere"], 1, "nowhere"),
+        (["import", "documents", "nowhere"], 1, "nowhere"),
+        (["prompts", "show", "v9/x"], 1, "v9"),
+        (["prompts", "--pack", "nowhere"], 1, "nowhere"),
         (["status", "--store", "nonsense"], 1, "--store"),
         (["store", "merge", "nowhere.db"], 1, "no such file"),
         (["train", "none.toml"], 1, "none.toml"),
@@ -94,7 +109,7 @@ def test_readme_names_commands_and_options_that_exist() -> None:
     readme = (ROOT / "README.md").read_text()
     named = {tuple(words.split()[:2]) for words in re.findall(r"`gradus ([a-z][^`]*)`", readme)}
     assert len(named) > 10
-    groups = {"import", "store", "release"}
+    groups = {"import", "store", "release", "prompts"}
     for words in named:
         path = words[: 2 if words[0] in groups else 1]
         assert run(*path, "--help").returncode == 0, f"README names gradus {' '.join(path)}"

@@ -1,0 +1,152 @@
+"""Leases: which process brings the answer to which request, until when.
+
+A lease ends by the clock, which its holder's heartbeat puts forward; one that ran out is taken over by whoever asks
+next. Functions take a session and never commit; whoever opened it does.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Select, bindparam, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from db.tables.base import utc_now
+from db.tables.ledger import Request, RequestBody, RunRequest
+from generator.budget import Room, Spent, WorstCase, book, unreserve
+from generator.ledger import Wanted
+
+
+def _is_free(*, is_failed_too: bool) -> ColumnElement[bool]:
+    """Requests that may be asked now: without an answer, and not leased to a process whose clock still runs."""
+    states = ("pending", "failed") if is_failed_too else ("pending",)
+    return or_(Request.state.in_(states), (Request.state == "leased") & (Request.leased_until < utc_now()))
+
+
+def wanted(session: Session, run_id: int) -> Iterator[Wanted]:
+    """Requests of the run that remain to be asked, in plan order."""
+    statement = _unread(run_id).where(_is_free(is_failed_too=True))
+    for key, custom_id, index, body, *_ in session.execute(statement, execution_options={"yield_per": 500}):
+        yield Wanted(key, custom_id, index, zlib.decompress(body))
+
+
+def _unread(run_id: int) -> Select[int, str, int, bytes, int | None, float | None]:
+    return (
+        select(
+            Request.id,
+            RunRequest.custom_id,
+            RunRequest.plan_index,
+            RequestBody.body,
+            Request.reserved_tokens,
+            Request.reserved_usd,
+        )
+        .join(RunRequest, RunRequest.request_id == Request.id)
+        .join(RequestBody, RequestBody.request_id == Request.id)
+        .where(RunRequest.run_id == run_id, RunRequest.outcome.is_(None))
+        .order_by(RunRequest.plan_index)
+    )
+
+
+def lease(
+    session: Session,
+    run_id: int,
+    *,
+    limit: int,
+    holder: str,
+    lease_s: float,
+    after: int,
+    is_failed_too: bool,
+    worst: WorstCase,
+    room: Room,
+) -> tuple[list[Wanted], bool]:
+    """Take requests beyond plan index `after` for this holder alone, as far as the budget has room.
+
+    Returns (requests, whether the budget stopped it). A lease that ran out is taken over; its reservation counts as
+    spent, since the answer that never came may have been paid for.
+    """
+    is_next = RunRequest.plan_index > after
+    statement = _unread(run_id).where(is_next, _is_free(is_failed_too=is_failed_too)).limit(limit)
+    if session.get_bind().dialect.name == "postgresql":
+        statement = statement.with_for_update(of=Request, skip_locked=True)
+    taken: list[Wanted] = []
+    costs: list[Spent] = []
+    lost, reserved, is_stopped = Spent(), Spent(), False
+    for key, custom_id, index, body, old_tokens, old_usd in session.execute(statement).all():
+        wire = zlib.decompress(body)
+        cost = worst.of(wire)
+        if not room.takes(cost):
+            is_stopped = True
+            break
+        room = room.less(cost)
+        lost = lost.plus(Spent(old_tokens or 0, old_usd or 0.0))
+        reserved = reserved.plus(cost)
+        taken.append(Wanted(key, custom_id, index, wire))
+        costs.append(cost)
+    _mark(session, taken, costs, holder, lease_s)
+    book(session, run_id, spent=lost, reserved=reserved.less(lost))
+    return taken, is_stopped
+
+
+def _mark(session: Session, taken: Sequence[Wanted], costs: Sequence[Spent], holder: str, lease_s: float) -> None:
+    if not taken:
+        return
+    requests = Request.__table__
+    rows = [
+        {"b_id": item.request_id, "b_tokens": cost.tokens, "b_usd": cost.usd}
+        for item, cost in zip(taken, costs, strict=True)
+    ]
+    values = {
+        "state": "leased",
+        "leased_until": utc_now() + timedelta(seconds=lease_s),
+        "lease_holder": holder,
+        "reserved_tokens": bindparam("b_tokens"),
+        "reserved_usd": bindparam("b_usd"),
+    }
+    change = update(requests).where(requests.c.id == bindparam("b_id"))  # type: ignore[arg-type]
+    session.connection().execute(change.values(**values), rows)
+
+
+def renew_leases(session: Session, holder: str, lease_s: float) -> None:
+    """Put the clock of everything that this holder has in flight forward."""
+    mine = update(Request).where(Request.lease_holder == holder, Request.state == "leased")
+    session.execute(mine.values(leased_until=utc_now() + timedelta(seconds=lease_s)))
+
+
+def free_leases_of(session: Session, holders: Sequence[str]) -> int:
+    """Let the clock of dead holders run out at once. Returns how many requests that frees."""
+    past = utc_now() - timedelta(seconds=1)
+    dead = update(Request).where(Request.lease_holder.in_(holders), Request.state == "leased")
+    return int(session.execute(dead.values(leased_until=past)).rowcount)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """What of a run is not settled: pending, answered and unread, or held by (holder, until)."""
+
+    num_pending: int
+    num_unread: int
+    holders: list[tuple[str, datetime]]
+
+
+def open_work(session: Session, run_id: int) -> OpenWork:
+    """What of the run is not settled; what failed is left to the next call."""
+    rows = session.execute(
+        select(Request.state, Request.lease_holder, func.count(), func.max(Request.leased_until))
+        .join(RunRequest, RunRequest.request_id == Request.id)
+        .where(RunRequest.run_id == run_id, RunRequest.outcome.is_(None), Request.state != "failed")
+        .group_by(Request.state, Request.lease_holder)
+    ).all()
+    held = [(holder or "", until) for state, holder, _, until in rows if state == "leased" and until is not None]
+    counts = {state: sum(num for other, _, num, _ in rows if other == state) for state, *_ in rows}
+    return OpenWork(counts.get("pending", 0), counts.get("done", 0), held)
+
+
+def release_leases(session: Session, run_id: int, request_ids: Sequence[int]) -> None:
+    """Give requests back that were leased and never sent, with their reservation."""
+    freed = unreserve(session, request_ids)
+    mine = update(Request).where(Request.id.in_(request_ids), Request.state == "leased")
+    session.execute(
+        mine.values(state="pending", leased_until=None, lease_holder=None, reserved_usd=None, reserved_tokens=None)
+    )
+    book(session, run_id, reserved=Spent(-freed.tokens, -freed.usd))

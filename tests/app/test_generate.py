@@ -1,0 +1,183 @@
+"""`gradus generate`, `prompts`, `status` and `import documents` as a person types them, against a live server."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import orjson
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GRADUS = str(Path(sys.executable).parent / "gradus")
+TEXTS = {
+    "otter.md": "# Otters\n\nThe otter lives near clear rivers, eats fish at dusk, and raises its young in a den that "
+    "it digs into the bank.",
+    "badger.txt": "The badger digs long setts in dry woodland soil, eats earthworms at night, and sleeps through the "
+    "coldest weeks of winter.",
+    "heron.txt": "The heron stands still in shallow water for an hour, takes frogs and small fish, and nests with "
+    "others high in tall trees.",
+}  # fmt: skip
+QUERIES = {"Otters": "where does the otter raise its young", "The badger": "what does the badger eat",
+           "The heron": "where do herons nest"}  # fmt: skip
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
+        time.sleep(self.server.delay_s)  # type: ignore[attr-defined]
+        document = re.findall("<document>(.*?)</document>", body["messages"][0]["content"], re.DOTALL)[-1]
+        text = next(text for start, text in QUERIES.items() if document.startswith(start))
+        words = document.split("\n")[-1][:60]
+        queries = [{"text": text, "evidence": words}, {"text": "what is in the sky", "evidence": words}]
+        content = orjson.dumps({"queries": queries}).decode()
+        usage = {"prompt_tokens": 300, "completion_tokens": 40}
+        choices = [{"message": {"content": content}, "finish_reason": "stop"}]
+        data = orjson.dumps({"model": "m", "choices": choices, "usage": usage})
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    running = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    running.delay_s = 0.0  # type: ignore[attr-defined]
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield running
+    running.shutdown()
+    running.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, server: ThreadingHTTPServer) -> Path:
+    (tmp_path / "docs").mkdir()
+    for name, text in TEXTS.items():
+        (tmp_path / "docs" / name).write_text(text)
+    (tmp_path / "recipe.toml").write_text(
+        f"""
+name = "own-queries"
+model = "gpt-6-luna"
+max_output_tokens = 200
+max_rejected = 1.0
+[plan]
+source = "documents"
+collection = "docs"
+num = 3
+top_k = 1
+[engine]
+kind = "openai"
+base_url = "http://127.0.0.1:{server.server_address[1]}/v1"
+concurrency = 1
+"""
+    )
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run(
+        [GRADUS, *arguments], capture_output=True, text=True, cwd=folder, check=False, env=environment
+    )
+
+
+def test_queries_from_ones_own_documents(folder: Path) -> None:
+    assert run(folder, "import", "documents", "docs").returncode == 0
+    dry = run(folder, "generate", "recipe.toml", "--dry-run")
+    assert dry.returncode == 0 and "You write search queries" in dry.stdout and "price, US dollars" in dry.stdout
+    assert "answered" not in dry.stdout
+    pilot = run(folder, "generate", "recipe.toml", "--pilot", "1", "--json", "pilot.json")
+    assert pilot.returncode == 0, pilot.stderr
+    told = json.loads((folder / "pilot.json").read_text())
+    assert told["num_new_answers"] == 1 and told["estimate"]["num_pilot"] == 1
+    assert told["estimate"]["output_tokens"]["mean"] == 120
+    done = run(folder, "generate", "recipe.toml", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["num_new_answers"] == 2 and report["outcomes"] == {"partial": 3} and report["num_accepted"] == 3
+    assert report["refused"] == {"not_retrieved": 3}
+    assert report["spent_usd"] == pytest.approx(3 * (300 * 0.10 + 40 * 0.50) / 1e6)
+    status = run(folder, "status", "--json", "-")
+    one = json.loads(status.stdout)["generation"][0]
+    assert (one["run"], one["num_read"], one["num_planned"], one["state"]) == ("own-queries", 3, 3, "finished")
+
+
+def test_interrupted_it_says_so_and_goes_on(folder: Path, server: ThreadingHTTPServer) -> None:
+    run(folder, "import", "documents", "docs")
+    server.delay_s = 1.0  # type: ignore[attr-defined]
+    process = subprocess.Popen(
+        [GRADUS, "generate", "recipe.toml"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while json.loads(run(folder, "status", "--json", "-").stdout)["counts"].get("requests leased", 0) == 0:
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Run it again to go on" in out, (out, err)
+    server.delay_s = 0.0  # type: ignore[attr-defined]
+    assert run(folder, "generate", "recipe.toml").returncode == 0
+
+
+def test_a_budget_that_is_spent_is_one_clear_line(folder: Path) -> None:
+    run(folder, "import", "documents", "docs")
+    recipe = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(recipe + "[budget]\ntokens = 4000\n")
+    done = run(folder, "generate", "recipe.toml")
+    assert done.returncode == 1 and "the budget is spent" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_prompts_are_listed_shown_and_compared_only_where_there_are_answers(folder: Path) -> None:
+    listed = run(folder, "prompts", "--json", "-")
+    names = {entry["entry"] for entry in json.loads(listed.stdout)["entries"]}
+    assert {"v1/graded_negatives", "v2/minimal_edits", "v2/logical_negatives"} <= names
+    shown = run(folder, "prompts", "show", "v2/minimal_edits")
+    assert "critical_unmet" in shown.stdout and "neighbour_3" in shown.stdout
+    for arguments, told in (
+        (("v1/graded_negatives", "v2/nothing"), "no run in the store used"),
+        (("v2/nothing", "v1/graded_negatives"), "has no entry 'nothing'"),
+        (("minimal_edits", "v1/graded_negatives"), "PACK/ENTRY"),
+    ):
+        done = run(folder, "prompts", "compare", *arguments)
+        assert done.returncode == 1 and told in done.stderr
+
+
+@pytest.mark.slow
+def test_the_recorded_ways_of_writing_stand_side_by_side(tmp_path: Path) -> None:
+    demo = ROOT / "app" / "demo"
+    assert run(tmp_path, "import", "beir", str(demo / "scifact"), "--name", "scifact").returncode == 0
+    for name in ("graded", "minimal_edits"):
+        assert run(tmp_path, "generate", str(demo / "recipes" / f"{name}.toml")).returncode == 0
+    done = run(tmp_path, "prompts", "compare", "v1/graded_negatives", "v2_pilot/minimal_edit", "--json", "way.json")
+    assert done.returncode == 0, done.stderr
+    free, edits = json.loads((tmp_path / "way.json").read_text())["ways"]
+    assert free["num_pairs"] == edits["num_pairs"] == 200
+    assert free["leaks"]["1"]["auc"] > 0.99 and edits["leaks"]["1"]["auc"] < 0.6
+    assert free["order_accuracy"] > 0.85 and 0.4 < edits["order_accuracy"] < 0.6
+    assert edits["above_positive"]["2"] > free["above_positive"]["2"]
+
+
+def test_the_gate_measures_with_a_real_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.encoders import embedding_cache
+    from app.generation import CosineGate
+    from generator.recipe import EmbeddingGate
+
+    monkeypatch.setenv("GRADUS_DATA", str(tmp_path))
+    gate = CosineGate(embedding_cache("minilm"), EmbeddingGate())
+    groups = [("where do otters live", [TEXTS["otter.md"], TEXTS["badger.txt"]]), ("setts", [TEXTS["badger.txt"]])]
+    (near, far), (alone,) = gate.similarities(groups)
+    assert 1 > near > far > -1 and alone > 0.1
