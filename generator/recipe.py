@@ -57,18 +57,25 @@ class OpenAiBatchEngine(_Table):
 
 
 class VllmEngine(_Table):
-    """vLLM offline, in this process: prefix caching, structured outputs. Needs the `vllm` package."""
+    """vLLM offline, in this process. What is left out is vLLM's own choice. Needs the `vllm` package."""
 
     kind: Literal["vllm"]
     model_path: str | None = Field(default=None, description="Folder or Hub name; the recipe's model by default.")
     dtype: str = "auto"
     max_model_len: int | None = Field(default=None, ge=1)
-    max_num_seqs: int = Field(default=256, ge=1)
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     tensor_parallel_size: int = Field(default=1, ge=1)
     batch: int = Field(default=512, ge=1, description="Requests taken from the ledger at a time.")
-    seed: int = 0
-    engine_args: dict[str, Any] = Field(default_factory=dict, description="Anything else that vLLM's engine takes.")
+    seed: int = Field(default=0, ge=0, description="The engine's; a request without a seed gets one drawn from it.")
+    engine_args: dict[str, Any] = Field(default_factory=dict, description="Anything else that vLLM's LLM(...) takes.")
+
+    @model_validator(mode="after")
+    def _sets_no_key_twice(self) -> "VllmEngine":
+        if twice := sorted({"model", *type(self).model_fields} & set(self.engine_args)):
+            key = "model_path" if twice[0] == "model" else twice[0]
+            raise ValueError(f"engine_args.{twice[0]}: set the engine's own key {key!r} instead")
+        return self
 
 
 Engine = Annotated[BatchFileEngine | OpenAiEngine | OpenAiBatchEngine | VllmEngine, Field(discriminator="kind")]
