@@ -25,8 +25,10 @@ def put_queries(session: Session, texts: Sequence[str]) -> list[int]:
 def _put(session: Session, table: type[Passage] | type[Query], texts: Sequence[str]) -> list[int]:
     digests = [digest_text(text) for text in texts]
     text_of = dict(zip(digests, texts, strict=True))
-    # In one order, so that two processes that put the same texts never wait for each other.
-    insert_missing(session, table, [{"digest": digest, "text": text_of[digest]} for digest in sorted(text_of)])
+    order = list(text_of)
+    if session.get_bind().dialect.name == "postgresql":
+        order.sort()  # in one order, so that two processes that put the same texts never wait for each other
+    insert_missing(session, table, [{"digest": digest, "text": text_of[digest]} for digest in order])
     known = _ids(session, table, list(text_of))
     return [known[digest] for digest in digests]
 

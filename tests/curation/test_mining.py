@@ -220,7 +220,7 @@ def test_both_proposers_finding_one_passage_are_two_sourcings_of_one_candidate(s
     assert by.keys() == {("lion two", "bm25"), ("lion two", "table"), ("tiger", "table")}
     assert by["lion two", "table"] == (3, pytest.approx(0.5, abs=1e-3), pytest.approx(0.95 * 0.9, abs=1e-3))
     rank, score, threshold = by["lion two", "bm25"]
-    assert (rank, threshold) == (2, None)
+    assert rank in (1, 2) and threshold is None  # as relevant as the positive: which comes first is the store's order
     assert score > 0
 
 
