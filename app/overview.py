@@ -96,13 +96,6 @@ def rejection_counts(session: Session) -> list[tuple[str, str, int]]:
     return [(name, reason, num) for name, reason, num in session.execute(statement)]
 
 
-def scoring_teacher(session: Session) -> str | None:
-    """Name of the newest encoder that scored anything."""
-    has_scores = exists().where(Score.teacher_id == Teacher.id)
-    statement = select(Teacher.name).where(Teacher.kind == "bi-encoder", has_scores).order_by(Teacher.id.desc())
-    return session.scalar(statement.limit(1))
-
-
 def neighbouring_example(session: Session, current: int | None, step: int) -> int | None:
     """Id of the next (step 1) or previous (step -1) example with negatives; None at the end."""
     has_negatives = exists().where(Candidate.example_id == Example.id, Candidate.role == "negative")

@@ -1,5 +1,6 @@
 """Talking to a person: progress bars, tables and JSON files."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from rich.table import Table
 from app.errors import AppError
 
 console = Console(highlight=False)
+# Control characters but tab and newline, marks and overrides of the reading direction, lone surrogates.
+_UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @contextmanager
@@ -63,11 +66,16 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(str(value))
 
 
+def visible(text: str) -> str:
+    """Text from outside without what drives a terminal or turns the reading direction; each is shown replaced."""
+    return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+
+
 def escape(text: str) -> str:
-    """Text from outside, shown as it is: no markup, no control characters that drive a terminal."""
+    """Text from outside, shown as it is in a terminal: no markup, no control characters."""
     from rich.markup import escape as escape_markup
 
-    return escape_markup("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return escape_markup(visible(text))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

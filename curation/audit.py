@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, func, select
+from sqlalchemy import ColumnElement, Row, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from curation.errors import CurationError
@@ -154,28 +154,60 @@ def audit(store: Store, *, teacher: str, progress: Progress = lambda done, total
         total = session.scalar(select(func.count()).select_from(Candidate).where(Candidate.role == "negative"))
         groups: dict[int, GroupAudit] = {}
         done = 0
-        for _, rows in groupby(_rows(session, frozen.id), key=lambda row: row.example_id):
-            negatives = list(rows)
-            for run_id in sorted({row.run_id for row in negatives}):
+        for rows in _by_example(_rows(session, frozen.id)):
+            for run_id in sorted({row.run_id for row in rows}):
                 group = groups.setdefault(run_id, GroupAudit(*runs[run_id]))
-                _add_example(group, [row for row in negatives if row.run_id == run_id], frozen.max_length)
-            done += len(negatives)
+                _add_example(group, [row for row in rows if row.run_id == run_id], frozen.max_length)
+            done += len(rows)
             progress(done, total)
-    ordered = sorted(groups.values(), key=lambda group: (group.kind, group.run))
-    for group in ordered:
-        _keep_worst(group)
-    if not ordered:
+    return _report(frozen, list(groups.values()))
+
+
+def audit_sample(store: Store, *, teacher: str, num_runs: int, num_examples: int) -> AuditReport:
+    """As `audit`, but of the newest runs with scored negatives, and of each run its first examples by digest.
+
+    The time it takes does not grow with the negatives of a run: for a page that has to answer soon.
+    """
+    groups: list[GroupAudit] = []
+    with store.read() as session:
+        frozen = newest_teacher(session, teacher)
+        for run in session.scalars(select(Run).order_by(Run.id.desc())):
+            group = GroupAudit(run.name, run.kind)
+            for rows in _by_example(_rows(session, frozen.id, _first_of_run(run.id, num_examples))):
+                _add_example(group, rows, frozen.max_length)
+            if group.positive:
+                groups.append(group)
+            if len(groups) == num_runs:
+                break
+    return _report(frozen, groups)
+
+
+def _by_example(rows: Iterator[Row[Any]]) -> Iterator[list[Row[Any]]]:
+    return (list(of_one) for _, of_one in groupby(rows, key=lambda row: row.example_id))
+
+
+def _report(teacher: Teacher, groups: list[GroupAudit]) -> AuditReport:
+    if not groups:
         raise CurationError(
-            f"teacher {teacher!r} has scored no negatives: run 'gradus score' after generating or mining"
+            f"teacher {teacher.name!r} has scored no negatives: run 'gradus score' after generating or mining"
         )
-    return AuditReport(frozen.name, frozen.version, frozen.max_length, ordered)
+    for group in groups:
+        _keep_worst(group)
+    ordered = sorted(groups, key=lambda group: (group.kind, group.run))
+    return AuditReport(teacher.name, teacher.version, teacher.max_length, ordered)
+
+
+def scoring_teachers(session: Session) -> list[str]:
+    """Names of the teachers that have scored something, the newest first."""
+    has_scored = exists().where(Score.teacher_id == Teacher.id)
+    return list(dict.fromkeys(session.scalars(select(Teacher.name).where(has_scored).order_by(Teacher.id.desc()))))
 
 
 def newest_teacher(session: Session, name: str) -> Teacher:
     """The newest version of the teacher that has scored something."""
     found = session.scalars(
         select(Teacher)
-        .where(Teacher.name == name, Teacher.id.in_(select(Score.teacher_id).distinct()))
+        .where(Teacher.name == name, exists().where(Score.teacher_id == Teacher.id))
         .order_by(Teacher.id.desc())
         .limit(1)
     ).one_or_none()
@@ -184,8 +216,16 @@ def newest_teacher(session: Session, name: str) -> Teacher:
     return found
 
 
-def _rows(session: Session, teacher: int) -> Iterator[Row[Any]]:
-    """Scored negatives with their positive's numbers, example by example."""
+def _first_of_run(run: int, num_examples: int) -> ColumnElement[bool]:
+    """The run's negatives in its first examples by digest, which is as good as drawn."""
+    is_of_run = (Candidate.run_id == run) & (Candidate.role == "negative")
+    has_some = select(Candidate.example_id).where(is_of_run)
+    first = select(Example.id).where(Example.id.in_(has_some)).order_by(Example.digest).limit(num_examples)
+    return is_of_run & Candidate.example_id.in_(first)
+
+
+def _rows(session: Session, teacher: int, of: ColumnElement[bool] | None = None) -> Iterator[Row[Any]]:
+    """Scored negatives (all, or `of` some) with their positive's numbers, example by example."""
     of_positive, positive = aliased(Score), aliased(Passage)
     statement = (
         select(
@@ -216,7 +256,7 @@ def _rows(session: Session, teacher: int) -> Iterator[Row[Any]]:
             & (of_positive.query_id == Example.query_id)
             & (of_positive.passage_id == Example.positive_id),
         )
-        .where(Candidate.role == "negative")
+        .where(Candidate.role == "negative", *([] if of is None else [of]))
         # By content, not by keys: the same rows in another store give the same figures to the last bit.
         .order_by(Example.digest, Candidate.rank, Passage.digest)
     )

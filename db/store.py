@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
 from db.errors import StoreError, StoreVersionError
@@ -43,7 +43,7 @@ class Store:
         engine = connect(url)
         try:
             _bring_up_to_date(engine)
-        except OperationalError as error:
+        except DatabaseError as error:
             engine.dispose()
             shown = engine.url.render_as_string(hide_password=True)
             raise StoreError(f"cannot open the store {shown}: {str(error.orig).splitlines()[0]}") from error

@@ -15,21 +15,14 @@ def app(
 ) -> None:
     """Open the pages: what the store holds, the ladder, the last runs, the examples. Single-user, loopback only."""
     import os
-    import signal
-    import subprocess
     import sys
     from pathlib import Path
 
-    from sqlalchemy import make_url
-
     from app.settings import Settings
-    from db.store import Store
 
     url = store or Settings().store_url
-    file = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and not file.is_file():
-        raise AppError(f"no store at {file}: run 'gradus demo' or 'gradus import' first, or name one with --store")
-    Store.open(url).close()  # a wrong URL is told here, not by a page
+    shown = _checked_store(url)
+    _require_free(port)
     options = {
         "server.address": "127.0.0.1",
         "server.port": str(port),
@@ -42,15 +35,32 @@ def app(
     command = [sys.executable, "-m", "streamlit", "run", str(page)]
     command += [word for name, value in options.items() for word in (f"--{name}", value)]
     console.print(f"Gradus on http://127.0.0.1:{port} (this machine only; everyone on it may look). Ctrl-C ends it.")
-    shown = make_url(url).render_as_string(hide_password=True) if "://" in url else url
     console.print(f"[dim]{escape(shown)}[/]")
-    process = subprocess.Popen(command, env={**os.environ, "GRADUS_STORE": url})
-    # Whoever stops this process means the server too.
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        return
-    if code > 0:
-        raise AppError(f"the server ended with code {code}; is port {port} taken? Choose another with --port")
+    sys.stdout.flush()
+    # The server takes this process' place: whatever ends `gradus app` ends the server, and no child is left behind.
+    os.execve(sys.executable, command, {**os.environ, "GRADUS_STORE": url})
+
+
+def _checked_store(url: str) -> str:
+    """The store's URL without its password, once the store has been opened: pages cannot tell a person in one line."""
+    from pathlib import Path
+
+    from db.store import Store
+
+    file = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not file.is_file():
+        raise AppError(f"no store at {file}: run 'gradus demo' or 'gradus import' first, or name one with --store")
+    opened = Store.open(url)
+    opened.close()
+    return opened.engine.url.render_as_string(hide_password=True)
+
+
+def _require_free(port: int) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise AppError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error

@@ -23,6 +23,7 @@ from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
 
 ROOT = Path(__file__).parents[2]
+LEAKY = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 HOSTILE = "<script>document.title='owned'</script> **bold** <img src=x onerror=alert(1)>"
 
 
@@ -98,7 +99,7 @@ def test_empty_store_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "gradus demo" in page.info[0].value
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@LEAKY
 def test_page_shows_figures_and_steps_through_examples(filled_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADUS_STORE", filled_url)
     page = AppTest.from_file(str(ROOT / "app" / "pages" / "overview.py"), default_timeout=60).run()
@@ -106,6 +107,77 @@ def test_page_shows_figures_and_steps_through_examples(filled_url: str, monkeypa
     assert {metric.label: metric.value for metric in page.metric}["Examples"] == "3"
     page.button[1].click().run()
     assert not page.exception and page.query_params["example"] == "2"
+
+
+def put_example(store: Store, query: str, scored: dict[str, float], teacher: str = "minilm") -> None:
+    """An example whose first text is the positive, with similarities by the teacher."""
+    with store.write() as session:
+        run = start_run(session, "mine", "odd-run", {}, 0)
+        teacher_id = put_teacher(session, name=teacher, version="v", kind="bi-encoder")
+        (query_id,), passages = put_queries(session, [query]), put_passages(session, list(scored))
+        (example,) = put_examples(session, [(query_id, passages[0])], origin="corpus")
+        roles = ["positive", *["negative"] * (len(passages) - 1)]
+        put_candidates(
+            session,
+            [NewCandidate(example, p, role, "mined", run.id) for p, role in zip(passages, roles, strict=True)],
+        )
+        pairs = zip(passages, scored.values(), strict=True)
+        scores = [{"passage_id": p, "value": value, "num_tokens": 9} for p, value in pairs]
+        insert_missing(session, Score, [{"teacher_id": teacher_id, "query_id": query_id, **row} for row in scores])
+
+
+def open_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *examples: tuple[str, dict[str, float], str]) -> AppTest:
+    url = f"sqlite:///{tmp_path}/odd.db"
+    store = Store.open(url)
+    for query, scored, teacher in examples:
+        put_example(store, query, scored, teacher)
+    store.close()
+    monkeypatch.setenv("GRADUS_STORE", url)
+    page = AppTest.from_file(str(ROOT / "app" / "pages" / "overview.py"), default_timeout=60).run()
+    assert not page.exception
+    return page
+
+
+def rungs_of(page: AppTest) -> list[str]:
+    return [element.proto.body for element in page.get("html")]
+
+
+@LEAKY
+def test_negative_cosine_is_a_bar_left_of_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = open_page(tmp_path, monkeypatch, ("q", {"p": 0.5, "n": -0.25, "m": 0.1}, "minilm"))
+    positive, above, below = rungs_of(page)[1:]
+    assert "margin-left:50.0%;width:25.0%" in positive
+    assert "margin-left:50.0%;width:5.0%" in above
+    assert "margin-left:37.5%;width:12.5%" in below
+
+
+@LEAKY
+def test_what_drives_or_turns_the_page_is_shown_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"p \u202egnp.exe\u202c": 0.5, "n\x1b[2J\u2066 \u3000wide\tline\n": 0.2}
+    page = open_page(tmp_path, monkeypatch, ("q \u200fx", texts, "minilm"))
+    query, positive, negative = rungs_of(page)
+    assert "q �x" in query and "p �gnp.exe�" in positive
+    assert "n�[2J� \u3000wide\tline\n" in negative
+
+
+@LEAKY
+def test_many_negatives_and_long_texts_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"p" * 9_000: 0.9} | {f"negative {number}": 0.5 - number / 1_000 for number in range(60)}
+    page = open_page(tmp_path, monkeypatch, ("q", texts, "minilm"))
+    shown = rungs_of(page)
+    assert len(shown) == 1 + 40
+    assert len(shown[1]) < 6_000 and "(5,000 more characters)" in shown[1]
+    assert "21 more negatives" in page.caption[-1].value
+
+
+@LEAKY
+def test_any_teacher_of_the_store_can_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = open_page(tmp_path, monkeypatch, ("q", {"p": 0.5, "n": 0.2}, "mine-own"))
+    assert not only.selectbox and "newest 8 runs" in only.caption[1].value
+    both = open_page(tmp_path, monkeypatch, ("r", {"s": 0.5, "t": 0.2}, "second"))
+    assert both.selectbox[0].options == ["second", "mine-own"]
+    both.selectbox[0].set_value("mine-own").run()
+    assert not both.exception and "newest 8 runs" in both.caption[1].value
 
 
 CHROMIUM = shutil.which("chromium")
@@ -127,8 +199,39 @@ def address(filled_url: str) -> Iterator[str]:
         except OSError:
             time.sleep(0.25)
     yield url
-    os.killpg(server.pid, 15)
+    server.terminate()  # this process alone: a child of it would be left behind
     server.wait(20)
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"{url}/_stcore/health")
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_command_ends_the_server(address: str) -> None:
+    with urlopen(f"{address}/_stcore/health") as answer:
+        assert answer.status == 200
+
+
+def refused(*arguments: str) -> str:
+    command = [str(Path(sys.executable).parent / "gradus"), "app", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert "Gradus on" not in done.stdout
+    return done.stderr
+
+
+def test_store_that_cannot_be_opened_is_told_before_the_server_starts(tmp_path: Path) -> None:
+    assert "cannot open the store" in refused("--store", f"postgresql://u:secret@/none?host={tmp_path}")
+    assert "no store at" in refused("--store", f"sqlite:///{tmp_path}/none.db")
+    (tmp_path / "text.db").write_text("not a database, only long enough to be looked at" * 50)
+    assert "cannot open" in refused("--store", f"sqlite:///{tmp_path}/text.db")
+
+
+def test_port_that_is_taken_is_told_with_the_remedy(filled_url: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        told = refused("--store", filled_url, "--port", str(taken.getsockname()[1]))
+    assert "--port" in told
 
 
 @pytest.mark.browser
@@ -146,6 +249,7 @@ def test_browser_shows_the_page_and_hostile_text_stays_text(address: str, tmp_pa
         page.get_by_text("query 0").first.wait_for(timeout=90_000)
         page.locator("img").first.wait_for(timeout=90_000)
         assert page.title() == "Gradus"
+        assert page.get_by_text("Deploy", exact=True).count() == 0
         assert page.locator("script", has_text="owned").count() == 0
         page.get_by_role("button", name="Next").click()
         page.get_by_text("query 1").first.wait_for(timeout=30_000)

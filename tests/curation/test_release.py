@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import func, select
 
-from curation.audit import audit
+from curation.audit import audit, audit_sample, scoring_teachers
 from curation.errors import CurationError
 from curation.recipe_release import ReleaseRecipe
 from curation.release import create_release
@@ -222,3 +222,31 @@ def test_audit_equals_hand_values(store: Store) -> None:
     assert order["num_pairs"] == 3 * 1 + 3 * 2 + 3 * 5
     with pytest.raises(CurationError, match="gradus score"):
         audit(store, teacher="nobody")
+
+
+def test_audit_of_a_sample_is_the_audit_of_each_runs_first_examples(store: Store) -> None:
+    fill(store, 30)
+    (whole,) = audit(store, teacher="minilm").groups
+    (all_of_it,) = audit_sample(store, teacher="minilm", num_runs=3, num_examples=30).groups
+    assert all_of_it.to_dict() == whole.to_dict()
+    (sample,) = audit_sample(store, teacher="minilm", num_runs=3, num_examples=7).groups
+    assert sample.positive == whole.positive[:7]
+    assert list(sample.right) == list(whole.right)[:7]
+    with pytest.raises(CurationError, match="no negatives"):
+        audit_sample(store, teacher="minilm", num_runs=3, num_examples=0)
+
+
+def test_audit_of_a_sample_looks_at_the_newest_runs(store: Store) -> None:
+    fill(store, 6)
+    with store.write() as session:
+        run = start_run(session, "import", "newest", {}, 0)
+        (query,), (positive, negative) = put_queries(session, ["q"]), put_passages(session, ["p", "n"])
+        (example,) = put_examples(session, [(query, positive)], origin="corpus")
+        put_candidates(session, [NewCandidate(example, negative, "negative", "corpus", run.id)])
+        teacher = put_teacher(session, name="other", version="w", kind="bi-encoder")
+        rows = [{"teacher_id": teacher, "query_id": query, "num_tokens": 1}]
+        insert_missing(session, Score, [rows[0] | {"passage_id": p, "value": 0.5} for p in (positive, negative)])
+        assert scoring_teachers(session) == ["other", "minilm"]
+    for teacher_name, found in (("other", ["newest"]), ("minilm", ["toy-run"])):
+        report = audit_sample(store, teacher=teacher_name, num_runs=1, num_examples=9)
+        assert [group.run for group in report.groups] == found
