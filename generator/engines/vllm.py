@@ -6,8 +6,11 @@ have answered; a field that this engine does not know is refused, never ignored.
 the text: switch them off with `effort = "none"`, or ask a server that parses them.
 """
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -15,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
@@ -22,6 +26,7 @@ from pydantic import ValidationError
 
 from db.digest import counter_below
 from generator.desk import Desk
+from generator.engines import orphans
 from generator.engines.chat import chat_answer
 from generator.errors import EngineStopped, GeneratorError
 from generator.ledger import Answer, Wanted
@@ -57,7 +62,8 @@ def run(desk: Desk, engine: VllmEngine, model: str) -> None:
                 asking = _Asking(desk, llm, engine, path)
                 asking.waiting.extend(first)
                 first = []
-                asking.run()
+                with _children_end_with_us():
+                    asking.run()
             finally:
                 llm.llm_engine.engine_core.shutdown()
     finally:
@@ -141,6 +147,19 @@ def _interrupts_kept_from_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _children_end_with_us() -> Iterator[None]:
+    """If we are killed, vLLM's engine would stay for ever, with all the memory of its card (seen with 0.32)."""
+    pids = [str(child.pid) for child in multiprocessing.active_children()]
+    command = [sys.executable, str(Path(orphans.__file__)), *pids]
+    watch = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield
+    finally:
+        watch.kill()
+        watch.communicate()
 
 
 @dataclass(frozen=True, slots=True)

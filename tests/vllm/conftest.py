@@ -70,16 +70,16 @@ def store_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def fill(store: Store) -> Callable[[int], None]:
-    """Puts pairs into the store; the last one's query is longer than the model's context."""
+def fill(store: Store) -> Callable[..., None]:
+    """Puts pairs into the store; with `too_long` the last one's query is longer than the model's context."""
 
-    def fill_with(num: int) -> None:
+    def fill_with(num: int, *, too_long: bool = False) -> None:
         with store.write() as session:
             collection = Collection(name="toy", kind="beir")
             session.add(collection)
             session.flush()
             passages = put_passages(session, [f"positive {n}" for n in range(num)])
-            words = ["word " * 2_000 if n == num - 1 else f"query {n}" for n in range(num)]
+            words = ["word " * 2_000 if too_long and n == num - 1 else f"query {n}" for n in range(num)]
             for n, (passage, query) in enumerate(zip(passages, put_queries(session, words), strict=True)):
                 document = Document(collection_id=collection.id, external_id=f"d{n}", passage_id=passage)
                 asked = CollectionQuery(collection_id=collection.id, external_id=f"q{n}", query_id=query)

@@ -43,9 +43,9 @@ def assert_all_but_the_long_one_fit_the_schema(store: Store, engine: str, told: 
 
 
 def test_serve_through_the_openai_engine(
-    tmp_path: Path, store: Store, fill: Callable[[int], None], make_recipe: Recipes, vllm_command: Commands
+    tmp_path: Path, store: Store, fill: Callable[..., None], make_recipe: Recipes, vllm_command: Commands
 ) -> None:
-    fill(NUM)
+    fill(NUM, too_long=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -79,9 +79,9 @@ def is_ready(port: int) -> bool:
 
 
 def test_run_batch_through_the_batch_file_engine(
-    tmp_path: Path, store: Store, fill: Callable[[int], None], make_recipe: Recipes, vllm_command: Commands
+    tmp_path: Path, store: Store, fill: Callable[..., None], make_recipe: Recipes, vllm_command: Commands
 ) -> None:
-    fill(NUM)
+    fill(NUM, too_long=True)
     asked, answered = tmp_path / "requests.jsonl", tmp_path / "completions.jsonl"
     recipe = make_recipe({"kind": "batch_file", "requests": str(asked), "completions": str(answered)})
     assert generate(store, recipe).num_waiting == NUM
