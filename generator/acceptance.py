@@ -11,8 +11,10 @@ from typing import Any, Protocol
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
+from db.digest import digest_text
 from db.examples import NewCandidate, NewExample, NewSourcing, put_candidates, put_new_examples, put_sourcings, put_task
 from db.runs import Rejected, add_rejections
+from db.tables.examples import Example
 from db.tables.ledger import RunRequest
 from db.tables.texts import Passage, Query
 from db.texts import put_passages, put_queries
@@ -78,6 +80,7 @@ def accept(session: Session, accepting: Accepting, items: Sequence[Harvestable])
     texts = _source_texts(session, items)
     reads = [_read(accepting, item, texts) for item in items]
     _measure_order(accepting, reads, texts)
+    _refuse_known_queries(session, reads)
     _check_round_trips(accepting, reads)
     _store(session, accepting, reads)
     report = _settle(session, accepting, reads)
@@ -192,6 +195,26 @@ def _check_round_trips(accepting: Accepting, reads: Sequence[_Read]) -> None:
                 read.refusals.append(Refusal("not_retrieved", "it does not retrieve its own document", query.position))
             else:
                 read.notes.setdefault("retrieval_ranks", []).append(rank)
+
+
+def _refuse_known_queries(session: Session, reads: Sequence[_Read]) -> None:
+    """A query that is asked of another document too names neither: the first one stands."""
+    documents: dict[str, int] = {}
+    digests = {digest_text(query.text) for read in reads for query in read.queries}
+    for start in range(0, len(digests), _LOOKUP):
+        wanted = Query.digest.in_(sorted(digests)[start : start + _LOOKUP])
+        rows = session.execute(
+            select(Query.digest, Example.positive_id).join(Example, Example.query_id == Query.id).where(wanted)
+        )
+        documents.update({digest: positive for digest, positive in rows})
+    for read in reads:
+        for query in list(read.queries):
+            document = read.item.source["document"]
+            if documents.setdefault(digest_text(query.text), document) != document:
+                read.queries.remove(query)
+                read.refusals.append(
+                    Refusal("duplicate", "the same query was written for another document", query.position)
+                )
 
 
 def _store(session: Session, accepting: Accepting, reads: Sequence[_Read]) -> None:

@@ -236,7 +236,8 @@ def test_queries_are_kept_only_if_they_retrieve_their_own_document(
         subject = toolbox.between(toolbox.prompt_of(body), "document").split()[1]
         queries = [
             {"text": f"when was {subject} seen", "evidence": f"The {subject} was seen"},
-            {"text": "what was warm", "evidence": "It was warm."},
+            {"text": f"what was warm at {subject[-1]}", "evidence": "It was warm."},
+            {"text": "how many subjects were seen", "evidence": "It was warm."},
             {"text": "who was there", "evidence": "not in the document"},
             {"text": f"WHEN was  {subject} seen", "evidence": f"The {subject} was seen"},
             {"text": "what does this document say", "evidence": "It was warm."},
@@ -245,14 +246,15 @@ def test_queries_are_kept_only_if_they_retrieve_their_own_document(
 
     class RoundTrip:
         def ranks(self, queries: Any, passages: Any) -> list[int | None]:
-            return [2 if "subject" in query else None for query in queries]
+            return [2 if "seen" in query else None for query in queries]
 
     model_server.script = script
     plan = {"source": "documents", "collection": "toy", "num": 4}
     recipe = toolbox.recipe_for(model_server, plan, pack="v2")
     report = generate(store, recipe, helpers=Helpers(round_trips={0: RoundTrip()}))
-    assert report.num_accepted == 4
-    assert report.refused == {"not_retrieved": 4, "quote_not_in_text": 4, "duplicate": 4, "leak_phrase": 4}
+    assert report.num_accepted == 5
+    # Twice in one answer, or for several documents: the first stands.
+    assert report.refused == {"not_retrieved": 4, "quote_not_in_text": 4, "duplicate": 4 + 3, "leak_phrase": 4}
     with store.read() as session:
         rows = session.execute(
             select(Query.text, Passage.text, Example.origin)
