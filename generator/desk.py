@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
+from sqlalchemy.orm import Session
+
 from db.runs import Rejected as RejectedRow
 from db.runs import add_rejections
 from db.store import Store
@@ -202,7 +204,7 @@ class Desk:
                 after=self._after,
                 is_failed_too=self._is_first_pass,
                 worst=self._worst,
-                room=self._room(session.get_one(Run, self.run_id)),
+                room=self._room(session),
             )
         if taken:
             self._after = taken[-1].plan_index
@@ -219,10 +221,12 @@ class Desk:
         self._after, self._new_from, self._is_first_pass = self._new_from - 1, None, False
         return True
 
-    def _room(self, run: Run) -> Room:
+    def _room(self, session: Session) -> Room:
         budget = self._budget
         if budget is None:
             return Room(None, None)
+        # Locked until the lease is committed: two processes must not both take the last of it.
+        run = session.get_one(Run, self.run_id, with_for_update=True)
         tokens = None if budget.tokens is None else budget.tokens - run.spent_tokens - run.reserved_tokens
         return Room(tokens, None if budget.usd is None else budget.usd - run.spent_usd - run.reserved_usd)
 
@@ -271,9 +275,9 @@ class Desk:
         progress.num_new += len(answers)
         progress.num_answered += sum(answer.text is not None for answer in answers)
         for answer in answers:
-            usage = answer.usage or {}
-            progress.input_tokens += usage.get("prompt_tokens") or 0
-            progress.cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+            counts = ledger.token_counts(answer.usage)
+            progress.input_tokens += counts["input_tokens"] or 0
+            progress.cached_tokens += counts["cached_tokens"] or 0
         self._count_accepted(accepted)
         self._on_progress(progress)
 

@@ -208,15 +208,7 @@ def _put_bodies(session: Session, bodies: Sequence[tuple[int, int, bytes]]) -> N
 def _completion(
     answer: Answer, attempt: int, received_at: datetime, facts: ModelFacts, by_batch: bool
 ) -> dict[str, Any]:
-    usage = answer.usage or {}
-    prompt, output = usage.get("prompt_tokens_details") or {}, usage.get("completion_tokens_details") or {}
-    counts = {
-        "input_tokens": _count(usage.get("prompt_tokens")),
-        "cached_tokens": _count(prompt.get("cached_tokens")),
-        "cache_write_tokens": _count(prompt.get("cache_write_tokens")),
-        "output_tokens": _count(usage.get("completion_tokens")),
-        "reasoning_tokens": _count(output.get("reasoning_tokens")),
-    }
+    counts = token_counts(answer.usage)
     cost = facts.cost(
         input_tokens=counts["input_tokens"] or 0,
         output_tokens=counts["output_tokens"] or 0,
@@ -236,6 +228,20 @@ def _completion(
         "cost_usd": cost if answer.usage else None,
         "latency_s": answer.latency_s,
         "received_at": received_at,
+    }
+
+
+def token_counts(usage: dict[str, Any] | None) -> dict[str, int | None]:
+    """Tokens of a usage object by the columns that hold them; what a server left out or garbled is None."""
+    usage = usage or {}
+    details = [usage.get(f"{name}_tokens_details") for name in ("prompt", "completion")]
+    prompt, output = (value if isinstance(value, dict) else {} for value in details)
+    return {
+        "input_tokens": _count(usage.get("prompt_tokens")),
+        "cached_tokens": _count(prompt.get("cached_tokens")),
+        "cache_write_tokens": _count(prompt.get("cache_write_tokens")),
+        "output_tokens": _count(usage.get("completion_tokens")),
+        "reasoning_tokens": _count(output.get("reasoning_tokens")),
     }
 
 

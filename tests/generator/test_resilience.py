@@ -62,6 +62,12 @@ def test_every_fault_ends_accepted_or_rejected_and_the_counts_add_up(
         "nested error": lambda body: toolbox.Reply(status=400, body={"error": {"error": {"message": "bad request"}}}),
         "hung socket": lambda body: toolbox.Reply(hangs=True),
         "no choices": lambda body: toolbox.Reply(body={"choices": []}),
+        "odd usage": lambda body: toolbox.Reply(
+            body={
+                "choices": [{"message": {"content": good(body)}, "finish_reason": 7}],
+                "usage": {"prompt_tokens": "many", "completion_tokens": -3, "prompt_tokens_details": [1]},
+            }
+        ),
         "not an object": lambda body: toolbox.Reply(raw=b"[1, 2]"),
     }
     names = list(faults)
