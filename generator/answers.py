@@ -4,6 +4,7 @@ What a model sends is data: JSON is parsed, validated against the entry's schema
 answer are validated one by one, so that a bad negative does not cost the three good ones beside it.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,7 +135,13 @@ def _json_value(text: str) -> tuple[Any, bool]:
     if "{" not in text:
         return failure, False
     repaired = json_repair.loads(text, skip_json_loads=True)
-    return (repaired, True) if isinstance(repaired, dict) and repaired else (failure, False)
+    if not isinstance(repaired, dict) or not repaired:
+        return failure, False
+    try:
+        # Through text once more: halves of a surrogate pair join, and what is no Unicode or no JSON number is refused.
+        return orjson.loads(json.dumps(repaired)), True
+    except orjson.JSONDecodeError:
+        return failure, False
 
 
 def _fault(validator: jsonschema_rs.Validator, value: Any) -> str | None:

@@ -135,7 +135,7 @@ def test_interrupted_it_says_so_and_goes_on(folder: Path, server: ThreadingHTTPS
 def test_a_budget_that_is_spent_is_one_clear_line(folder: Path) -> None:
     run(folder, "import", "documents", "docs")
     recipe = (folder / "recipe.toml").read_text()
-    (folder / "recipe.toml").write_text(recipe + "[budget]\ntokens = 3000\n")
+    (folder / "recipe.toml").write_text(recipe + "[budget]\ntokens = 2000\n")
     done = run(folder, "generate", "recipe.toml")
     assert done.returncode == 1 and "the budget is spent" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from db.store import Store
 from db.tables.examples import Candidate, Example, Sourcing, Task
 from db.tables.ledger import Completion, Rejection, Request, Run, RunRequest
-from db.tables.texts import Passage, Query
+from db.tables.texts import CollectionQuery, Document, Passage, Qrel, Query
 from generator.errors import GeneratorError
 from generator.estimate import estimate
 from generator.generation import GenerateReport, Helpers, generate
@@ -177,13 +177,10 @@ def test_an_answer_without_anything_to_use_is_asked_again_as_it_was(
 def test_edit_scripts_are_applied_and_mended(store: Store, model_server: Any, toolbox: Any) -> None:
     num = 8
     toolbox.fill(store, num, positive=lambda n: f"Title {n}\nDrug number{n} lowers pressure. It was given to mice.")
-    neighbours = {}
     with store.read() as session:
         keys = list(session.scalars(select(Passage.id).order_by(Passage.id)))
-        relevant = dict(session.execute(select(Example.query_id, Example.positive_id)).all())
-    with store.read() as session:
-        for number, key in enumerate(session.scalars(select(Query.id).order_by(Query.id))):
-            neighbours[key] = [k for place, k in enumerate(keys) if place != number]
+        judged = select(CollectionQuery.query_id, Document.passage_id).join(Qrel).join(Document)
+        positives = dict(session.execute(judged).tuples().all())
 
     def part(source: str, script: list[dict[str, str]], quote: str = "given to mice") -> dict[str, Any]:
         met = [{"index": 0, "met": False, "quote": ""}, {"index": 1, "met": True, "quote": quote}]
@@ -205,7 +202,7 @@ def test_edit_scripts_are_applied_and_mended(store: Store, model_server: Any, to
         "source": "pairs", "collection": "toy", "split": "train", "task_instruction": "Match.", "num": num,
     }  # fmt: skip
     recipe = toolbox.recipe_for(model_server, plan, pack="v2", max_repairs=1)
-    helpers = Helpers(neighbours=lambda plan, query, key, k: neighbours[key][:k])
+    helpers = Helpers(neighbours=lambda plan, query, key, k: [one for one in keys if one != positives[key]][:k])
     report = generate(store, recipe, helpers=helpers)
     assert report.outcomes == {"partial": num, "accepted": num}, report.refused
     assert report.refused == {"find_not_unique": num}
@@ -222,7 +219,6 @@ def test_edit_scripts_are_applied_and_mended(store: Store, model_server: Any, to
     for rank, _, text, parent, positive in rows:
         assert ("raises pressure. It was given to mice." in text) == (rank == 1)
         assert (parent == positive) == (rank == 1) and (parent is None) == (rank > 2)
-    assert relevant == {}
     wire = model_server.bodies[0]["response_format"]
     assert wire["json_schema"]["strict"] and wire["json_schema"]["schema"]["additionalProperties"] is False
 
