@@ -10,7 +10,7 @@ import numpy as np
 
 from app.encoders import embedding_cache
 from app.errors import AppError
-from curation.beir import BeirQrel, Fault, read_corpus, read_qrels, read_queries
+from curation.importing.beir import BeirQrel, Fault, read_corpus, read_qrels, read_queries
 from trainer.evaluation import METRICS, paired_bootstrap, rank_documents, retrieval_metrics
 
 _DEPTH = 100
@@ -113,7 +113,7 @@ def _fault(row: BeirQrel | Fault, documents: dict[str, str], queries: dict[str, 
 
 def _pooled(collection: _Collection, depth: int) -> list[str]:
     """Judged documents and the BM25 top of each query, in the corpus' order."""
-    from curation.bm25 import top_documents
+    from curation.mining.bm25 import top_documents
 
     keys = list(collection.documents)
     queries = [collection.queries[key] for key in collection.relevance]

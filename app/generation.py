@@ -12,7 +12,7 @@ from generator.recipe import DocumentPlan, EmbeddingGate, GenerateRecipe, PairPl
 
 if TYPE_CHECKING:
     from curation.embeddings import EmbeddingCache
-    from curation.neighbours import CollectionIndex
+    from curation.mining.neighbours import CollectionIndex
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def generation_helpers(store: Store, recipe: GenerateRecipe) -> Iterator[Helpers
         indices: dict[tuple[str, str], CollectionIndex] = {}
 
         def index_of(collection: str, retriever: str) -> "CollectionIndex":
-            from curation.neighbours import CollectionIndex
+            from curation.mining.neighbours import CollectionIndex
 
             if (collection, retriever) not in indices:
                 encoder = None if retriever == "bm25" else _encoder(retriever)

@@ -58,9 +58,9 @@ def peak_mb() -> float:
 def walk(num_candidates: int) -> None:
     """The road in this process; prints `stage seconds peak_mb` lines."""
     from curation.embeddings import EmbeddingCache
-    from curation.pairs import import_pairs
-    from curation.recipe_release import ReleaseRecipe
-    from curation.release import create_release
+    from curation.importing.pairs import import_pairs
+    from curation.release.recipe import ReleaseRecipe
+    from curation.release.release import create_release
     from curation.scoring import score
     from db.store import Store
 

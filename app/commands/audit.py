@@ -31,7 +31,7 @@ def audit(
     json: JsonFile = None,
 ) -> None:
     """Audit the order: does similarity fall from rank 1 to rank 4, and how much stands above the positive?"""
-    from curation.audit import audit as run
+    from curation.audit.order_audit import audit as run
 
     with opened_store(store) as opened, progress_bar("Auditing") as progress:
         report = run(opened, teacher=teacher, progress=progress)
@@ -40,7 +40,7 @@ def audit(
     if json is not None:
         write_json(json, audited)
     if plot is not None:
-        from curation.ladder import draw_ladder
+        from curation.audit.ladder import draw_ladder
 
         draw_ladder(report, plot)
         console.print(f"Drew {escape(str(plot))}")

@@ -11,7 +11,7 @@ from app.options import JsonFile, StoreUrl
 from app.terminal import console, escape, progress_bar, write_json
 
 if TYPE_CHECKING:
-    from curation.importing import ImportReport
+    from curation.importing.rows import ImportReport
 
 commands = typer.Typer(help="Import a BEIR folder, a file of pairs, or a folder of documents.", no_args_is_help=True)
 
@@ -31,7 +31,7 @@ def beir(
     json: JsonFile = None,
 ) -> None:
     """Import a corpus, its queries and judgments in the BEIR layout. A second import changes nothing."""
-    from curation.importing import import_beir
+    from curation.importing.rows import import_beir
 
     with opened_store(store) as opened, progress_bar(f"Importing {path.name}") as progress:
         report = import_beir(opened, path, name=name, licence=licence, progress=progress)
@@ -56,7 +56,7 @@ def pairs(
     json: JsonFile = None,
 ) -> None:
     """Import (query, positives, negatives) rows, with a mapping of the columns."""
-    from curation.pairs import import_pairs
+    from curation.importing.pairs import import_pairs
 
     with opened_store(store) as opened, progress_bar(f"Importing {file.name}") as progress:
         report = import_pairs(
@@ -82,7 +82,7 @@ def documents(
     json: JsonFile = None,
 ) -> None:
     """Import your own documents, cut into passages; `gradus generate` can write queries that they answer."""
-    from curation.documents import import_documents
+    from curation.importing.documents import import_documents
 
     with opened_store(store) as opened, progress_bar(f"Importing {folder.name}") as progress:
         report = import_documents(opened, folder, name=name, licence=licence, max_words=max_words, progress=progress)

@@ -18,8 +18,8 @@ def mine(
     """Mine negatives: BM25 and a dense teacher propose, a positive-aware ceiling keeps suspected positives out."""
     from app.encoders import embedding_cache
     from app.recipes import load_recipe
-    from curation.mining import mine as run
-    from curation.recipe_mining import MineRecipe
+    from curation.mining.mining import mine as run
+    from curation.mining.recipe import MineRecipe
 
     resolved = load_recipe(recipe, MineRecipe)
     with opened_store(store) as opened, progress_bar(f"Mining {resolved.name}: embedding") as progress:

@@ -13,7 +13,7 @@ from app.terminal import console, escape, show_table, write_json
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from curation.comparing import WayReport
+    from curation.audit.comparing import WayReport
     from generator.prompt_pack import PromptPack
 
 commands = typer.Typer(help="Prompt packs: list, show, compare.", invoke_without_command=True)
@@ -74,7 +74,7 @@ def compare(
     from the positives (0.5: not at all), and what they cost.
     """
     from app.encoders import embedding_cache
-    from curation.comparing import compare_ways, groups_of
+    from curation.audit.comparing import compare_ways, groups_of
 
     with opened_store(store) as opened, opened.read() as session:
         ways = []

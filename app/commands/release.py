@@ -32,8 +32,8 @@ def create(
     """Write a release: Parquet in the published configurations, manifest and dataset card."""
     from app.recipes import load_recipe
     from app.settings import Settings
-    from curation.recipe_release import ReleaseRecipe
-    from curation.release import create_release
+    from curation.release.recipe import ReleaseRecipe
+    from curation.release.release import create_release
 
     resolved = load_recipe(recipe, ReleaseRecipe) if recipe else ReleaseRecipe()
     with opened_store(store) as opened, progress_bar(f"Releasing {name}") as progress:

@@ -30,8 +30,8 @@ def _ladder(url: str, teacher: str, num_scores: int) -> bytes | str:
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
-    from curation.audit import audit_sample
-    from curation.ladder import draw_ladder
+    from curation.audit.ladder import draw_ladder
+    from curation.audit.order_audit import audit_sample
 
     try:
         report = audit_sample(_store(url), teacher=teacher, num_runs=_LADDER_RUNS, num_examples=_LADDER_EXAMPLES)
@@ -61,7 +61,7 @@ def show() -> None:
 
 
 def _show_ladder(session: Session, url: str, num_scores: int) -> None:
-    from curation.audit import scoring_teachers
+    from curation.audit.order_audit import scoring_teachers
 
     st.subheader("Ladder")
     teachers = scoring_teachers(session)

@@ -14,8 +14,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.recipes import load_recipe
-from curation.importing import import_beir
-from curation.neighbours import CollectionIndex
+from curation.importing.rows import import_beir
+from curation.mining.neighbours import CollectionIndex
 from db.store import Store
 from db.tables.texts import CollectionQuery, Document, Query
 from generator.generation import generate

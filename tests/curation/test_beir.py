@@ -8,8 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curation.beir import BeirDocument, BeirQrel, BeirQuery, Fault, read_corpus, read_qrels, read_queries, splits
 from curation.errors import CurationError
+from curation.importing.beir import (
+    BeirDocument,
+    BeirQrel,
+    BeirQuery,
+    Fault,
+    read_corpus,
+    read_qrels,
+    read_queries,
+    splits,
+)
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 

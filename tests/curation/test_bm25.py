@@ -4,7 +4,7 @@ from math import log
 
 import pytest
 
-from curation.bm25 import PARAMETERS, top_documents
+from curation.mining.bm25 import PARAMETERS, top_documents
 
 PASSAGES = ["zebra lion lion", "lion tiger", "tiger", "zebra zebra zebra lion tiger tiger"]
 

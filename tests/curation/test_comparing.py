@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from curation.comparing import Group, compare_ways
+from curation.audit.comparing import Group, compare_ways
+from curation.audit.leaks import source_leak
 from curation.errors import CurationError
-from curation.leaks import source_leak
-from curation.neighbours import CollectionIndex
+from curation.mining.neighbours import CollectionIndex
 from db.store import Store
 from db.tables.texts import Collection, CollectionQuery, Document, Qrel
 from db.texts import put_passages, put_queries

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from curation.documents import cut, import_documents
 from curation.errors import CurationError
+from curation.importing.documents import cut, import_documents
 from db.store import Store
 from db.tables.texts import Document, Passage
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 
 from curation.errors import CurationError
-from curation.importing import import_beir
+from curation.importing.rows import import_beir
 from db.store import Store
 from db.tables.examples import Candidate, Example
 from db.tables.ledger import Rejection, Run

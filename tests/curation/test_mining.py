@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 
-from curation.bm25 import top_documents
 from curation.embeddings import EmbeddingCache
 from curation.errors import CurationError
-from curation.importing import import_beir
-from curation.mining import MineReport, mine, positive_aware_ceiling
-from curation.pairs import import_pairs
-from curation.recipe_mining import MineRecipe
+from curation.importing.pairs import import_pairs
+from curation.importing.rows import import_beir
+from curation.mining.bm25 import top_documents
+from curation.mining.mining import MineReport, mine, positive_aware_ceiling
+from curation.mining.recipe import MineRecipe
 from db.examples import NewCandidate, put_candidates
 from db.runs import start_run
 from db.store import Store

@@ -5,8 +5,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.mixing import fill_slots, share_of_synthetic
-from curation.splits import assign_splits, components
+from curation.release.mixing import fill_slots, share_of_synthetic
+from curation.release.splits import assign_splits, components
 
 KINDS = st.sampled_from(["hybrid", "direct", "synthetic", "mined"])
 

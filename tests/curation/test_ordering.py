@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from curation.ordering import CROSS_GRADE_PAIRS, bootstrap_interval, hardness, kendall_tau_b, pair_outcomes
+from curation.audit.ordering import CROSS_GRADE_PAIRS, bootstrap_interval, hardness, kendall_tau_b, pair_outcomes
 
 RANKED = st.lists(st.tuples(st.integers(1, 4), st.sampled_from([-0.5, -0.1, 0.0, 0.2, 0.7])), max_size=7)
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from curation.errors import CurationError
-from curation.pairs import import_pairs
+from curation.importing.pairs import import_pairs
 from db.store import Store
 from db.tables.examples import Candidate, Example, Sourcing
 from db.tables.ledger import Rejection

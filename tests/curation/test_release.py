@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import func, select
 
-from curation.audit import audit, audit_sample, scoring_teachers
+from curation.audit.order_audit import audit, audit_sample, scoring_teachers
 from curation.errors import CurationError
-from curation.recipe_release import ReleaseRecipe
-from curation.release import create_release
+from curation.release.recipe import ReleaseRecipe
+from curation.release.release import create_release
 from db.check import check_store
 from db.examples import NewCandidate, put_candidates, put_examples
 from db.insert import insert_missing
@@ -146,8 +146,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]) / "tests" / "curation")]
 from test_release import fill
-from curation.recipe_release import ReleaseRecipe
-from curation.release import create_release
+from curation.release.recipe import ReleaseRecipe
+from curation.release.release import create_release
 from db.store import Store
 store = Store.open(f"sqlite:///{sys.argv[2]}/store.db")
 fill(store, 40, order=int(sys.argv[3]))

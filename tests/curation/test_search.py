@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curation.search import best_places, top_k
+from curation.mining.search import best_places, top_k
 
 
 def _brute_force(scores: list[float], k: int) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.recipes import load_recipe
-from curation.importing import import_beir
+from curation.importing.rows import import_beir
 from db.digest import canonical_json
 from db.store import Store
 from db.tables.examples import Candidate, Example, Sourcing, Task

@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from curation.audit import AuditReport, GroupAudit
-from curation.ordering import GRADE_OF_RANK
+from curation.audit.order_audit import AuditReport, GroupAudit
+from curation.audit.ordering import GRADE_OF_RANK
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 _COLOUR = {"positive": "#009E73", "hard": "#D55E00", "medium": "#E69F00", "easy": "#56B4E9", "mined": "#666666"}

@@ -10,10 +10,10 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from curation.bm25 import Bm25
 from curation.embeddings import EmbeddingCache, Floats
 from curation.errors import CurationError
-from curation.search import top_k
+from curation.mining.bm25 import Bm25
+from curation.mining.search import top_k
 from db.tables.texts import Collection, CollectionQuery, Document, Passage, Qrel
 
 _EXTRA = 5

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from curation.mixing import MixKind
+from curation.release.mixing import MixKind
 
 
 class _Table(BaseModel):

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from curation.beir import (
+from curation.errors import CurationError
+from curation.importing.beir import (
     BeirDocument,
     BeirQrel,
     BeirQuery,
@@ -23,7 +24,6 @@ from curation.beir import (
     read_queries,
     splits,
 )
-from curation.errors import CurationError
 from db.examples import NewCandidate, put_candidates, put_examples
 from db.insert import insert_missing
 from db.runs import Rejected, add_rejections, finish_run, start_run

@@ -18,9 +18,9 @@ import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from curation.beir import Fault, open_bytes
 from curation.errors import CurationError
-from curation.importing import ImportReport, chunked, close_run, open_collection, record_faults
+from curation.importing.beir import Fault, open_bytes
+from curation.importing.rows import ImportReport, chunked, close_run, open_collection, record_faults
 from db.digest import digest_text
 from db.examples import NewCandidate, NewSourcing, put_candidates, put_examples, put_sourcings
 from db.insert import insert_missing

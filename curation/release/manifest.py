@@ -6,10 +6,10 @@ from typing import Any
 import orjson
 from sqlalchemy import select
 
-from curation.audit import audit
-from curation.ladder import draw_ladder
-from curation.recipe_release import ReleaseRecipe
-from curation.release_card import write_card
+from curation.audit.ladder import draw_ladder
+from curation.audit.order_audit import audit
+from curation.release.card import write_card
+from curation.release.recipe import ReleaseRecipe
 from db.digest import digest_of
 from db.files import digest_file
 from db.runs import code_version

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Row, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
+from curation.audit.ordering import CROSS_GRADE_PAIRS, bootstrap_interval, kendall_tau_b, pair_outcomes
 from curation.errors import CurationError
-from curation.ordering import CROSS_GRADE_PAIRS, bootstrap_interval, kendall_tau_b, pair_outcomes
 from db.store import Store
 from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.ledger import Run

@@ -18,11 +18,11 @@ from sqlalchemy import Row, Select, exists, func, select
 from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
-from curation.mixing import fill_slots
-from curation.recipe_release import ReleaseRecipe
-from curation.release_files import CORPUS, GRADED, QRELS, QUERIES, TRIPLET, ReleaseWriters, n_tuple
-from curation.release_manifest import describe
-from curation.splits import assign_splits
+from curation.release.files import CORPUS, GRADED, QRELS, QUERIES, TRIPLET, ReleaseWriters, n_tuple
+from curation.release.manifest import describe
+from curation.release.mixing import fill_slots
+from curation.release.recipe import ReleaseRecipe
+from curation.release.splits import assign_splits
 from db.digest import counter_uniform
 from db.insert import insert_missing
 from db.store import Store

@@ -7,7 +7,7 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
-from curation.search import best_places
+from curation.mining.search import best_places
 from db.digest import digest_of
 
 PARAMETERS = {"method": "lucene", "k1": 1.2, "b": 0.75, "stemmer": "english", "stopwords": "en"}

@@ -9,10 +9,10 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from curation.audit.leaks import Leak, source_leak
+from curation.audit.ordering import CROSS_GRADE_PAIRS
 from curation.embeddings import EmbeddingCache
 from curation.errors import CurationError
-from curation.leaks import Leak, source_leak
-from curation.ordering import CROSS_GRADE_PAIRS
 from db.tables.examples import Candidate, Example, Sourcing
 from db.tables.ledger import RunRequest
 from db.tables.texts import Passage, Query

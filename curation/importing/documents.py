@@ -11,9 +11,9 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from curation.beir import Fault
 from curation.errors import CurationError
-from curation.importing import ImportReport, Progress, chunked, close_run, open_collection, record_faults
+from curation.importing.beir import Fault
+from curation.importing.rows import ImportReport, Progress, chunked, close_run, open_collection, record_faults
 from db.digest import digest_text
 from db.insert import insert_missing
 from db.store import Store

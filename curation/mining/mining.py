@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 
 from curation.embeddings import EmbeddingCache, Floats
 from curation.errors import CurationError
-from curation.recipe_mining import MineRecipe
-from curation.search import top_k
+from curation.mining.recipe import MineRecipe
+from curation.mining.search import top_k
 from db.examples import NewCandidate, NewSourcing, put_candidates, put_sourcings
 from db.runs import finish_run, start_run
 from db.store import Store
@@ -116,7 +116,7 @@ def _put_teachers(session: Session, recipe: MineRecipe, cache: EmbeddingCache) -
         )
     }
     if "bm25" in recipe.proposers:
-        from curation import bm25
+        from curation.mining import bm25
 
         teachers["bm25"] = put_teacher(session, name="bm25", version=bm25.version(), kind="bm25")
     return teachers
@@ -210,7 +210,7 @@ class _Miner:
         self._documents_DE = documents_DE
         self._bm25 = None
         if "bm25" in recipe.proposers:
-            from curation.bm25 import Bm25
+            from curation.mining.bm25 import Bm25
 
             self._bm25 = Bm25(list(work.passages.values()))
 
