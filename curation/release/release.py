@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, Select, exists, func, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
@@ -347,16 +347,16 @@ class _Builder:
     def _write_texts(self, session: Session, writers: ReleaseWriters) -> None:
         """Queries, and the corpus: positives and negatives that were not machine-written."""
         chosen = self._candidates().distinct()
-        is_asked = exists().where(Example.query_id == Query.id, Example.id.in_(chosen))
-        queries = select(Query.digest, Query.text).where(is_asked).order_by(Query.digest)
+        asked = select(Example.query_id).where(Example.id.in_(chosen))
+        queries = select(Query.digest, Query.text).where(Query.id.in_(asked)).order_by(Query.digest)
         for digest, text in session.execute(queries, execution_options={"yield_per": 1_000}):
             writers.write("queries", "queries", [{"_id": digest, "text": text}])
-        is_real = exists().where(
-            Candidate.passage_id == Passage.id,
+        # A set, not a correlated EXISTS: that would look through all candidates once for every passage.
+        real = select(Candidate.passage_id).where(
             Candidate.example_id.in_(chosen),
             (Candidate.role == "positive") | Candidate.origin.in_(("mined", "corpus")),
         )
-        passages = select(Passage.digest, Passage.text, _title()).where(is_real).order_by(Passage.digest)
+        passages = select(Passage.digest, Passage.text, _title()).where(Passage.id.in_(real)).order_by(Passage.digest)
         for digest, text, title in session.execute(passages, execution_options={"yield_per": 1_000}):
             body = text.removeprefix(title + "\n") if title else text
             writers.write("corpus", "corpus", [{"_id": digest, "title": title or "", "text": body}])
