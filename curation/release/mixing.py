@@ -2,15 +2,32 @@
 
 R is the ratio of machine-written to mined negatives (SyNeg, arXiv 2412.17250, best at 0.7). `hybrid` meets R on
 average inside every example and keeps at least one machine-written negative where there is one; `direct` pools over
-the dataset, so that an example holds one kind only; `synthetic` and `mined` are the pure controls. Draws are
-counter-based: they depend on the seed and the example's digest alone.
+the dataset, so that an example holds one kind only; `synthetic` and `mined` are the pure controls. Quotas bound how
+many slots of a row an origin or a grade may take. Draws are counter-based: they depend on the seed and the example's
+digest alone.
 """
 
-from typing import Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, TypeVar
 
 from db.digest import counter_uniform
 
 MixKind = Literal["hybrid", "direct", "synthetic", "mined"]
+Quota = Literal["hard", "medium", "easy", "synthetic", "edited", "mined", "corpus"]
+
+
+class Negative(Protocol):
+    """What quotas look at."""
+
+    @property
+    def origin(self) -> str: ...
+
+    @property
+    def grade(self) -> str | None: ...
+
+
+One = TypeVar("One", bound=Negative)
 
 
 def share_of_synthetic(ratio: float) -> float:
@@ -30,17 +47,40 @@ def wanted_synthetic(kind: MixKind, *, ratio: float, slots: int, seed: int, exam
 
 
 def fill_slots(
-    kind: MixKind, *, ratio: float, slots: int, num_synthetic: int, num_mined: int, seed: int, example: str
-) -> tuple[int, int]:
-    """(machine-written, mined) slots of an example with this supply.
+    kind: MixKind,
+    written: Sequence[One],
+    mined: Sequence[One],
+    *,
+    ratio: float,
+    slots: int,
+    seed: int,
+    example: str,
+    quotas: Mapping[Quota, int] | None = None,
+) -> tuple[list[One], list[One]]:
+    """The (machine-written, mined) negatives of an example's slots, each taken from the front of its supply.
 
-    The hybrid and direct mixes let one side fill in where the other is short; the pure ones stay short.
+    The hybrid and direct mixes let one side fill in where the other is short; the pure ones stay short. A quota is
+    never exceeded, whatever stays empty for it.
     """
-    wanted = wanted_synthetic(kind, ratio=ratio, slots=slots, seed=seed, example=example)
-    synthetic = min(wanted, num_synthetic)
+    used: Counter[str] = Counter()
+    limits = {str(name): most for name, most in (quotas or {}).items()}
+
+    def take(supply: Sequence[One], most: int) -> list[One]:
+        taken: list[One] = []
+        for one in supply:
+            if len(taken) == most:
+                break
+            names = [name for name in (one.origin, one.grade) if name]
+            if all(used[name] < limits.get(name, slots) for name in names):
+                used.update(names)
+                taken.append(one)
+        return taken
+
+    drawn = take(written, wanted_synthetic(kind, ratio=ratio, slots=slots, seed=seed, example=example))
     if kind == "synthetic":
-        return synthetic, 0
-    mined = min(slots - synthetic, num_mined)
-    if kind == "mined":
-        return 0, mined
-    return min(num_synthetic, slots - mined), mined
+        return drawn, []
+    others = take(mined, slots - len(drawn))
+    if kind != "mined":
+        rest = [one for one in written if not any(one is other for other in drawn)]
+        drawn += take(rest, slots - len(drawn) - len(others))
+    return drawn, others

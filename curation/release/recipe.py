@@ -1,8 +1,10 @@
 """What a release is: which candidates, mixed how, split how."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from curation.release.mixing import MixKind
+from curation.release.mixing import MixKind, Quota
 
 
 class _Table(BaseModel):
@@ -10,11 +12,15 @@ class _Table(BaseModel):
 
 
 class Mix(_Table):
-    """Negatives per training row, and the ratio R of machine-written to mined ones among them."""
+    """Negatives per training row, and the ratio R of machine-written to mined ones among them.
+
+    `quotas` bound how many slots of a row an origin or a grade may take: `{ hard = 1, edited = 2 }`.
+    """
 
     kind: MixKind = "hybrid"
     ratio: float = Field(default=0.7, gt=0)
     slots: int = Field(default=3, ge=1, le=64)
+    quotas: dict[Quota, Annotated[int, Field(ge=0)]] = {}
 
 
 class Split(_Table):

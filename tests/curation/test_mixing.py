@@ -1,6 +1,9 @@
 """Mixes and splits: counts are exact, R is met on average, and nothing leaks between sides."""
 
 import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +12,23 @@ from curation.release.mixing import fill_slots, share_of_synthetic
 from curation.release.splits import assign_splits, components
 
 KINDS = st.sampled_from(["hybrid", "direct", "synthetic", "mined"])
+ORIGINS = {"written": ("synthetic", "edited"), "mined": ("mined", "corpus")}
+
+
+@dataclass(frozen=True)
+class One:
+    origin: str
+    grade: str | None
+    number: int
+
+
+def supply(kind: str, num: int) -> list[One]:
+    return [One(ORIGINS[kind][n % 2], (None, "hard", "medium", "easy")[n % 4], n) for n in range(num)]
+
+
+def filled(kind: str, written: int, mined: int, **given: Any) -> tuple[int, int]:
+    got = fill_slots(kind, supply("written", written), supply("mined", mined), seed=given.pop("seed", 0), **given)  # type: ignore[arg-type]
+    return len(got[0]), len(got[1])
 
 
 @given(
@@ -18,16 +38,7 @@ KINDS = st.sampled_from(["hybrid", "direct", "synthetic", "mined"])
 def test_slots_never_exceed_supply_and_fill_up_when_they_can(
     kind: str, ratio: float, slots: int, written: int, mined: int, example: str
 ) -> None:
-    got = fill_slots(
-        kind,
-        ratio=ratio,
-        slots=slots,
-        num_synthetic=written,
-        num_mined=mined,
-        seed=0,
-        example=example,  # type: ignore[arg-type]
-    )
-    assert 0 <= got[0] <= written and 0 <= got[1] <= mined
+    got = filled(kind, written, mined, ratio=ratio, slots=slots, example=example)
     if kind in ("hybrid", "direct"):
         assert sum(got) == min(slots, written + mined)
     else:
@@ -37,23 +48,39 @@ def test_slots_never_exceed_supply_and_fill_up_when_they_can(
         assert got[0] >= 1
 
 
+@given(
+    kind=KINDS, slots=st.integers(1, 9), written=st.integers(0, 12), mined=st.integers(0, 12),
+    quotas=st.dictionaries(st.sampled_from(["hard", "medium", "easy", "edited", "mined"]), st.integers(0, 3)),
+)  # fmt: skip
+def test_quotas_hold_and_leave_no_slot_empty_that_something_fits(
+    kind: str, slots: int, written: int, mined: int, quotas: dict[str, int]
+) -> None:
+    stocks = supply("written", written), supply("mined", mined)
+    got = fill_slots(kind, *stocks, ratio=0.7, slots=slots, seed=0, example="e", quotas=quotas)  # type: ignore[arg-type]
+    drawn = [*got[0], *got[1]]
+    assert len(drawn) == len(set(map(id, drawn))) <= slots
+    used = Counter(name for one in drawn for name in (one.origin, one.grade))
+    assert all(used[name] <= most for name, most in quotas.items())
+    if len(drawn) < slots:
+        left = [
+            one
+            for one in [*(stocks[0] if kind != "mined" else []), *(stocks[1] if kind != "synthetic" else [])]
+            if one not in drawn and all(used[name] < quotas.get(name or "", 9) for name in (one.origin, one.grade))
+        ]
+        assert left == []
+
+
 def test_hybrid_meets_the_ratio_on_average() -> None:
     for ratio, slots in ((0.7, 3), (1.0, 5), (0.5, 8)):
-        filled = [
-            fill_slots("hybrid", ratio=ratio, slots=slots, num_synthetic=9, num_mined=9, seed=1, example=f"e{n}")
-            for n in range(4_000)
-        ]
-        share = sum(written for written, _ in filled) / (slots * len(filled))
+        counts = [filled("hybrid", 9, 9, ratio=ratio, slots=slots, seed=1, example=f"e{n}") for n in range(4_000)]
+        share = sum(written for written, _ in counts) / (slots * len(counts))
         # Five standard errors of a share drawn 4,000 times.
         assert abs(share - share_of_synthetic(ratio)) < 5 * (0.25 / 4_000) ** 0.5 / slots
 
 
 def test_direct_examples_hold_one_kind_only() -> None:
-    filled = {
-        fill_slots("direct", ratio=0.7, slots=3, num_synthetic=5, num_mined=5, seed=0, example=f"e{n}")
-        for n in range(50)
-    }
-    assert filled == {(3, 0), (0, 3)}
+    found = {filled("direct", 5, 5, ratio=0.7, slots=3, example=f"e{n}") for n in range(50)}
+    assert found == {(3, 0), (0, 3)}
 
 
 def test_components_follow_chains_of_queries_and_positives() -> None:
