@@ -1,8 +1,8 @@
 """What a release is: which candidates, mixed how, split how."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from curation.release.mixing import MixKind, Quota
 
@@ -29,6 +29,53 @@ class Split(_Table):
     dev_share: float = Field(default=0.1, ge=0, lt=1)
 
 
+GateName = Literal[
+    "order_accuracy",
+    "negatives_from_positives",
+    "synthetic_from_real",
+    "judged_false_negatives",
+    "duplicates",
+    "contamination",
+]
+
+
+class Override(_Table):
+    """Someone lets a failing gate through; the card names them and their reason."""
+
+    gate: GateName
+    by: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+
+
+class Gates(_Table):
+    """Limits that a release must meet; none by default.
+
+    Attributes:
+        order_accuracy: Least share of cross-grade pairs in order, of the worst run.
+        negatives_from_positives: Highest AUC at which a reader who does not see the query tells negatives from
+            positives, of the worst run; 0.5 is chance.
+        synthetic_from_real: The same of machine-written against real text.
+        judged_false_negatives: Highest share of judged negatives that answer their query.
+        duplicates: Highest share of negatives that nearly equal another text of their own example.
+        contamination: Highest number of evaluation queries and pairs among the examples, exact or near.
+    """
+
+    order_accuracy: float | None = Field(default=None, ge=0, le=1)
+    negatives_from_positives: float | None = Field(default=None, ge=0.5, le=1)
+    synthetic_from_real: float | None = Field(default=None, ge=0.5, le=1)
+    judged_false_negatives: float | None = Field(default=None, ge=0, le=1)
+    duplicates: float | None = Field(default=None, ge=0, le=1)
+    contamination: int | None = Field(default=None, ge=0)
+    overrides: tuple[Override, ...] = ()
+
+    @model_validator(mode="after")
+    def _overrides_open_a_gate(self) -> "Gates":
+        for override in self.overrides:
+            if getattr(self, override.gate) is None:
+                raise ValueError(f"an override of {override.gate!r}, which has no limit: set one, or leave it out")
+        return self
+
+
 class ReleaseRecipe(_Table):
     """A release recipe; `seed` decides the mix and the split. `runs` empty means candidates of every run."""
 
@@ -39,4 +86,5 @@ class ReleaseRecipe(_Table):
     teacher: str = "minilm"
     mix: Mix = Mix()
     split: Split = Split()
+    gates: Gates = Gates()
     seed: int = 0

@@ -72,11 +72,11 @@ def schema(value: Any) -> dict[str, Any]:
 
 
 ASKED = {
+    # More at once than one step has room for: chunked prefill would take some in pieces. First, so that nothing is cached.
+    **{f"long-{n}": ask(f"{n} " + "context words " * 200, seed=n) for n in range(4)},
     **{f"good-{n}": ask("context words " * 20 * n + str(n)) for n in range(8)},
     "again-1": ask("one", seed=7), "again-2": ask("one", seed=7), "other": ask("one", seed=8),
     "unseeded-1": ask("one"), "unseeded-2": ask("one"),
-    # More at once than one step has room for: chunked prefill would take some in pieces.
-    **{f"long-{n}": ask(f"{n} " + "context words " * 200, seed=n) for n in range(4)},
     "object": ask("an object", response_format={"type": "json_object"}, max_tokens=20),
     "blocks": ask("") | {"messages": [{"role": "user", "content": [{"type": "text", "text": "in a block"}]}]},
     "free": ask("no format", response_format=None, max_completion_tokens=5, reasoning_effort="none"),
