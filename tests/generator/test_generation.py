@@ -179,7 +179,12 @@ def test_edit_scripts_are_applied_and_mended(store: Store, model_server: Any, to
     toolbox.fill(store, num, positive=lambda n: f"Title {n}\nDrug number{n} lowers pressure. It was given to mice.")
     with store.read() as session:
         keys = list(session.scalars(select(Passage.id).order_by(Passage.id)))
-        judged = select(CollectionQuery.query_id, Document.passage_id).join(Qrel).join(Document)
+        judged = (
+            select(CollectionQuery.query_id, Document.passage_id)
+            .select_from(Qrel)
+            .join(CollectionQuery, Qrel.collection_query_id == CollectionQuery.id)
+            .join(Document, Qrel.document_id == Document.id)
+        )
         positives = dict(session.execute(judged).tuples().all())
 
     def part(source: str, script: list[dict[str, str]], quote: str = "given to mice") -> dict[str, Any]:
