@@ -10,8 +10,10 @@ from sqlalchemy.orm import Session
 
 from db.digest import digest_text
 from db.files import digest_file
+from db.quotes import stands_in
 from db.store import Store
 from db.tables.examples import Candidate, Example
+from db.tables.judgements import Judgement
 from db.tables.ledger import Completion, CompletionBody, Request, RequestBody
 from db.tables.releases import Release, ReleaseItem
 from db.tables.texts import Passage, Query
@@ -39,6 +41,7 @@ def check_store(store: Store, *, progress: Callable[[int, int | None], None]) ->
         ("a completion's text can be read", _unreadable_completions),
         ("a request that is done has a completion", _done_without_completion),
         ("an example's positive is its one positive candidate", _examples_without_positive),
+        ("a judgement's evidence stands in its passage", _unfounded_judgements),
         ("a release holds the items its manifest counts", _miscounted_releases),
         ("a release's files are the bytes its manifest names", _changed_files),
     ]
@@ -120,6 +123,16 @@ def _examples_without_positive(session: Session) -> Iterator[str]:
     )
     for key in session.scalars(query, execution_options={"yield_per": _PAGE}):
         yield f"example {key}"
+
+
+def _unfounded_judgements(session: Session) -> Iterator[str]:
+    rows = session.execute(
+        select(Judgement.id, Judgement.evidence, Passage.text).join(Passage, Passage.id == Judgement.passage_id),
+        execution_options={"yield_per": _PAGE},
+    )
+    for key, evidence, text in rows:
+        if evidence and not stands_in(evidence, text):
+            yield f"judgement {key}"
 
 
 def _miscounted_releases(session: Session) -> Iterator[str]:

@@ -131,7 +131,12 @@ def _add(writing: Session, table: Table, rows: Sequence[Row], report: MergeRepor
 
 
 def _content_columns(table: Table) -> list[str]:
-    compared = {Candidate.__tablename__: ["role", "grade", "rank", "origin"], "score": ["value"], "qrel": ["relevance"]}
+    compared = {
+        Candidate.__tablename__: ["role", "grade", "rank", "origin"],
+        "score": ["value"],
+        "qrel": ["relevance"],
+        "judgement": ["relevance", "evidence"],
+    }
     return compared.get(table.name, [])
 
 

@@ -2,13 +2,14 @@
 
 from sqlalchemy import MetaData, Table
 
-from db.tables import examples, ledger, releases, texts
+from db.tables import examples, judgements, ledger, releases, texts
 from db.tables.base import Base
 
 IDENTITY: dict[str, tuple[str, ...]] = {
     **texts.IDENTITY,
     **ledger.IDENTITY,
     **examples.IDENTITY,
+    **judgements.IDENTITY,
     **releases.IDENTITY,
 }
 FROZEN: tuple[str, ...] = releases.FROZEN
