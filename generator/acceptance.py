@@ -45,6 +45,15 @@ class Accepting:
     gate: Gate | None = None
     round_trips: Mapping[int, RoundTrip] = field(default_factory=dict)
 
+    def read(self, session: Session, items: "Sequence[Harvestable]") -> "Accepted":
+        """As the desk calls it: `accept`."""
+        return accept(session, self, items)
+
+    def cell_of(self, plan_index: int) -> int:
+        """The attribute cell of a request; -1 for a brainstorm."""
+        placed = self.planner.place_of(plan_index % ROUND)
+        return placed[1].cell if placed else -1
+
 
 @dataclass(slots=True)
 class Accepted:

@@ -96,7 +96,7 @@ def read_answer(
     """
     if finish_reason == "length":
         return Refusal("cut_off", "the completion was cut off at its length limit")
-    value, is_repaired = _json_value(text)
+    value, is_repaired = json_value(text)
     if isinstance(value, Refusal):
         return value
     if fault := _fault(entry.whole, value):
@@ -125,8 +125,8 @@ def read_answer(
     )
 
 
-def _json_value(text: str) -> tuple[Any, bool]:
-    """The value, and whether it had to be repaired."""
+def json_value(text: str) -> tuple[Any, bool]:
+    """The JSON value in an answer (a `Refusal` when there is none), and whether it had to be repaired."""
     fenced = _FENCE.match(text)
     try:
         return orjson.loads(fenced.group(1) if fenced else text), False

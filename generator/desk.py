@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 from uuid import uuid4
 
 from sqlalchemy.orm import Session
@@ -24,10 +25,9 @@ from db.store import Store
 from db.tables.base import utc_now
 from db.tables.ledger import Run
 from generator import leases, ledger
-from generator.acceptance import Accepted, Accepting, accept
+from generator.acceptance import Accepted
 from generator.budget import Room, Spent, WorstCase
-from generator.ledger import Answer, Wanted
-from generator.plan import ROUND
+from generator.ledger import Answer, Harvestable, Wanted
 from generator.recipe import Budget
 
 _LEASE_S = 30.0
@@ -60,10 +60,20 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
 
 
+class Reader(Protocol):
+    """What reads the answers of a run, in the transaction that records what became of each."""
+
+    def read(self, session: Session, items: Sequence[Harvestable]) -> Accepted:
+        """Store what is good and why the rest is not; put what is asked again into the ledger."""
+
+    def cell_of(self, plan_index: int) -> int:
+        """The attribute cell of a request, for the live view; -1 where it has none."""
+
+
 class Desk:
     """Takes and settles for one run and one process. All methods may be called from one thread at a time.
 
-    Without `accepting` answers are recorded, and reading them is left to whoever asked. With `limit` no more than this
+    Without `reader` answers are recorded, and reading them is left to whoever asked. With `limit` no more than this
     many requests are taken: a pilot. `secret` never reaches the store, whatever a server repeats of it.
     """
 
@@ -71,7 +81,7 @@ class Desk:
         self,
         store: Store,
         run_id: int,
-        accepting: Accepting | None,
+        reader: Reader | None,
         *,
         worst: WorstCase,
         budget: Budget | None = None,
@@ -82,7 +92,7 @@ class Desk:
         limit: int | None = None,
         secret: str | None = None,
     ) -> None:
-        self.store, self.run_id, self._accepting, self._worst, self._budget = store, run_id, accepting, worst, budget
+        self.store, self.run_id, self._reader, self._worst, self._budget = store, run_id, reader, worst, budget
         self.stopping = threading.Event()
         self.progress = Progress()
         self.holder = holder or _this_process()
@@ -150,10 +160,10 @@ class Desk:
         with self.store.write() as session:
             spent = ledger.record(session, self.run_id, answers, facts=self._worst.facts, by_batch=self._worst.by_batch)
         accepted = Accepted()
-        if self._accepting is not None:
+        if self._reader is not None:
             with self.store.write() as session:
                 items = ledger.harvestable_now(session, self.run_id, answers)
-                accepted = accept(session, self._accepting, items)
+                accepted = self._reader.read(session, items)
         self._count(answers, spent, accepted)
 
     def redacted(self, text: str) -> str:
@@ -177,10 +187,10 @@ class Desk:
     def read_waiting(self) -> int:
         """Read answers that are in the ledger and that this run has not read: from other runs, or from before."""
         after, num = -1, 0
-        while self._accepting is not None:
+        while self._reader is not None:
             with self.store.write() as session:
                 items = ledger.harvestable(session, self.run_id, after=after, limit=_READ_CHUNK)
-                accepted = accept(session, self._accepting, items) if items else Accepted()
+                accepted = self._reader.read(session, items) if items else Accepted()
             if not items:
                 return num
             after, num = items[-1].plan_index, num + len(items)
@@ -250,7 +260,7 @@ class Desk:
                 self.progress.waiting_for = ""
                 self._after, self._is_first_pass = -1, False
                 return True
-            is_read = open_work.num_unread == 0 or self._accepting is None
+            is_read = open_work.num_unread == 0 or self._reader is None
             if not held and (is_read or patience <= 0):
                 # Whoever recorded what is unread is gone: read it here, it may bring repairs.
                 self.progress.waiting_for = ""
@@ -282,17 +292,16 @@ class Desk:
         self._on_progress(progress)
 
     def _count_accepted(self, accepted: Accepted) -> None:
-        if self._accepting is None:
+        if self._reader is None:
             return
-        progress, planner = self.progress, self._accepting.planner
+        progress = self.progress
         progress.outcomes.update(accepted.outcomes)
         progress.reasons.update(accepted.reasons)
         progress.num_accepted += accepted.num_accepted
         progress.num_suspect += accepted.num_suspect
         progress.num_planned += len(accepted.new_plan_indices)
         for plan_index, ranks in accepted.cells:
-            placed = planner.place_of(plan_index % ROUND)
-            cell = placed[1].cell if placed else -1
+            cell = self._reader.cell_of(plan_index)
             progress.cells.update((cell, rank) for rank in ranks)
         if accepted.new_plan_indices:
             lowest = min(accepted.new_plan_indices)

@@ -7,7 +7,7 @@ its limit.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from db.tables.ledger import Completion, Request, RequestBody, RunRequest
 from generator.ledger import decompressed
 from generator.models import ModelFacts, facts_of
 from generator.plan import BLOCK, Planned, Planner
-from generator.recipe import CellPlan, GenerateRecipe, OpenAiBatchEngine, TaskPlan
+from generator.recipe import CellPlan, Engine, GenerateRecipe, OpenAiBatchEngine, TaskPlan
 from generator.wire import CHARACTERS_PER_TOKEN, output_limit
 
 _MAX_PILOT = 2_000
@@ -61,14 +61,35 @@ class Estimate:
 
 def estimate(session: Session, recipe: GenerateRecipe, planner: Planner) -> Estimate:
     """Walk the plan without sending or storing anything."""
-    facts = facts_of(recipe.model)
-    by_batch = isinstance(recipe.engine, OpenAiBatchEngine)
+    second = sum(_second_stage(recipe, planner, number) for number in range(len(recipe.plan)))
+    return estimate_requests(
+        session, planner.first(session), model=recipe.model, engine=recipe.engine, num_second_stage=second
+    )
+
+
+def estimate_requests(
+    session: Session,
+    requests: Iterable[Planned],
+    *,
+    model: str,
+    engine: Engine,
+    num_second_stage: int = 0,
+    pilot_below: int = BLOCK * 100,
+) -> Estimate:
+    """What these requests will take and cost.
+
+    Args:
+        num_second_stage: Requests that will follow from the answers, counted and not priced.
+        pilot_below: Completions of plan indices below it tell of first questions; above are repairs.
+    """
+    facts = facts_of(model)
+    by_batch = isinstance(engine, OpenAiBatchEngine)
     num = characters = 0
     limit: int | None = None
     cells: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     prompts: list[str] = []
-    for planned in planner.first(session):
+    for planned in requests:
         num += 1
         characters += _prompt_length(planned)
         limit = output_limit(planned.body, facts)
@@ -76,8 +97,7 @@ def estimate(session: Session, recipe: GenerateRecipe, planner: Planner) -> Esti
         kinds[planned.kind] += 1
         if len(prompts) < _SHOWN_PROMPTS:
             prompts.append(_prompt(planned))
-    pilot = _pilot(session, recipe.model, sorted(kinds))
-    second = sum(_second_stage(recipe, planner, number) for number in range(len(recipe.plan)))
+    pilot = _pilot(session, model, sorted(kinds), pilot_below)
     output: Interval | None
     if pilot:
         ratio = _interval([tokens / max(1, length) for tokens, length, _ in pilot])
@@ -91,7 +111,7 @@ def estimate(session: Session, recipe: GenerateRecipe, planner: Planner) -> Esti
         )
         basis = f"{CHARACTERS_PER_TOKEN} characters a token, answers at their limit; a pilot would tell"
     return Estimate(
-        num, second, dict(sorted(cells.items())), prompts, input_tokens, output,
+        num, num_second_stage, dict(sorted(cells.items())), prompts, input_tokens, output,
         _price(facts, input_tokens, output, by_batch),
         facts.worst_cost(characters, (limit or 0) * num, by_batch=by_batch) if limit else None,
         len(pilot), basis,
@@ -120,7 +140,7 @@ def _second_stage(recipe: GenerateRecipe, planner: Planner, number: int) -> int:
     return plan.num or (plan.accepted_per_cell or 0) * len(planner.cells(number))
 
 
-def _pilot(session: Session, model: str, kinds: Sequence[str]) -> list[tuple[int, int, int]]:
+def _pilot(session: Session, model: str, kinds: Sequence[str], below: int) -> list[tuple[int, int, int]]:
     """(input tokens, characters of the prompt, output tokens) of the newest completions of these entries."""
     rows = session.execute(
         select(Completion.input_tokens, RequestBody.body, Completion.output_tokens)
@@ -130,7 +150,7 @@ def _pilot(session: Session, model: str, kinds: Sequence[str]) -> list[tuple[int
         .where(
             Request.model == model,
             RunRequest.kind.in_(kinds),
-            RunRequest.plan_index < BLOCK * 100,
+            RunRequest.plan_index < below,
             Completion.error.is_(None),
             Completion.input_tokens.is_not(None),
             Completion.output_tokens.is_not(None),

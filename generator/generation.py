@@ -1,6 +1,5 @@
 """One generation run: plan, ask, read, accept. Every step is found done when it is done, so a run resumes by itself."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,23 +18,15 @@ from db.tables.texts import Collection
 from generator.acceptance import Accepting, RoundTrip
 from generator.budget import WorstCase
 from generator.desk import Desk, Progress
-from generator.engines import batch_file
 from generator.engines.batch_file import BadLine
+from generator.engines.running import key_of, run_engine
 from generator.errors import GeneratorError
 from generator.gate import Gate
 from generator.ledger import enqueue
 from generator.models import facts_of, refuse_if_shut_down
 from generator.plan import BLOCK, ROUND, Neighbours, Planned, Planner, Tally
 from generator.prompt_pack import PromptPack
-from generator.recipe import (
-    BatchFileEngine,
-    CellPlan,
-    GenerateRecipe,
-    OpenAiBatchEngine,
-    OpenAiEngine,
-    TaskPlan,
-    VllmEngine,
-)
+from generator.recipe import CellPlan, GenerateRecipe, OpenAiBatchEngine, TaskPlan
 
 _CHUNK = 200
 _Item = TypeVar("_Item")
@@ -97,7 +88,7 @@ def generate(
     facts = facts_of(recipe.model)
     refuse_if_shut_down(facts)
     planner = Planner(recipe, helpers.neighbours)
-    key = _key(recipe)
+    key = key_of(recipe.engine)
     with store.write() as session:
         run = start_run(session, "generate", recipe.name, resolved_recipe(recipe), recipe.seed)
         run_id, spent = run.id, (run.spent_usd, run.spent_tokens)
@@ -121,7 +112,7 @@ def generate(
     desk.progress.num_planned = report.num_planned
     with desk:
         desk.read_waiting()
-        _ask(desk, recipe, key, report)
+        run_engine(desk, recipe.engine, recipe.model, key, report.bad_lines.append)
     report.num_new_answers = desk.progress.num_new
     report.is_out_of_budget, report.is_stopped = desk.progress.is_out_of_budget, desk.stopping.is_set()
     _summarise(store, run_id, report)
@@ -138,35 +129,6 @@ def resolved_recipe(recipe: GenerateRecipe) -> dict[str, object]:
                 raise GeneratorError(f"plan.cells = {plan.cells}: no such file")
             contents[f"cells_digest_{number}"] = digest_file(plan.cells)
     return {**recipe.identity(), **contents}
-
-
-def _ask(desk: Desk, recipe: GenerateRecipe, key: str | None, report: GenerateReport) -> None:
-    engine = recipe.engine
-    if isinstance(engine, BatchFileEngine):
-        batch_file.run(desk, engine, report.bad_lines.append)
-    elif isinstance(engine, OpenAiEngine):
-        from generator.engines import openai
-
-        openai.run(desk, engine, key)
-    elif isinstance(engine, OpenAiBatchEngine):
-        from generator.engines import openai_batch
-
-        openai_batch.run(desk, engine, key, report.bad_lines.append)
-    elif isinstance(engine, VllmEngine):
-        from generator.engines import vllm
-
-        vllm.run(desk, engine, recipe.model)
-
-
-def _key(recipe: GenerateRecipe) -> str | None:
-    engine = recipe.engine
-    if not isinstance(engine, OpenAiEngine | OpenAiBatchEngine):
-        return None
-    key = os.environ.get(engine.api_key_env)
-    urls = engine.base_urls if isinstance(engine, OpenAiEngine) else (engine.base_url,)
-    if not key and any("api.openai.com" in url for url in urls):
-        raise GeneratorError(f"engine.api_key_env = {engine.api_key_env!r}: this environment variable is not set")
-    return key
 
 
 def _enqueue(store: Store, run_id: int, recipe: GenerateRecipe, planned: Callable[[Session], Iterator[Planned]]) -> int:

@@ -75,9 +75,9 @@ class EntryFacts(_Table):
     """The contents of entry.toml. `neighbours` are retrieval ranks (from 1) of the documents beside a pair."""
 
     title: str
-    subject: Literal["pair", "task_type", "task", "document", "judgement"]
+    subject: Literal["pair", "task_type", "task", "document", "judgement", "query"]
     parts: Literal["negatives", "edits", "tasks", "queries", "none"] = "negatives"
-    response_format: Literal["json_object", "json_schema"] = "json_schema"
+    response_format: Literal["text", "json_object", "json_schema"] = "json_schema"
     attributes: str | None = None
     choose: tuple[str, ...] = ()
     neighbours: tuple[int, ...] = ()
@@ -113,6 +113,11 @@ class Entry:
         """The follow-up that asks for the failed parts alone; an entry may bring its own repair.j2."""
         template = "repair.j2" if not (self.folder / "repair.j2").is_file() else f"{self.name}/repair.j2"
         return self._environment.get_template(template).render(faults=faults, parts=self.facts.parts)
+
+    @cached_property
+    def digest(self) -> str:
+        """It changes when any byte of the entry does."""
+        return _digest_of_files(self.folder)
 
     @cached_property
     def task_types(self) -> dict[str, str]:
@@ -207,11 +212,15 @@ class PromptPack:
 
     @cached_property
     def digest(self) -> str:
-        total = hashlib.sha256()
-        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
-            name = path.relative_to(self.folder).as_posix()
-            total.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-        return total.hexdigest()
+        return _digest_of_files(self.folder)
+
+
+def _digest_of_files(folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        total.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
 
 
 def bundled_packs() -> Iterator[PromptPack]:

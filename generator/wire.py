@@ -1,19 +1,35 @@
 """The wire body of a request: Chat Completions, as the model's maker wants it today."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from db.digest import counter_below
 from generator.models import ModelFacts, facts_of
 from generator.prompt_pack import Entry
-from generator.recipe import GenerateRecipe
 
 # Estimates only: what a price is shown with before anything is sent.
 CHARACTERS_PER_TOKEN = 4
 
 
+class Sampling(Protocol):
+    """What a recipe says of how a model is asked."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def max_output_tokens(self) -> int | None: ...
+    @property
+    def effort(self) -> str | None: ...
+    @property
+    def model_seed(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
+
+
 def wire_body(
-    recipe: GenerateRecipe,
+    recipe: Sampling,
     entry: Entry,
     prompt: tuple[str, str],
     *,
@@ -59,8 +75,8 @@ def _content(facts: ModelFacts, stable: str, rest: str) -> str | list[dict[str, 
 
 
 def _response_format(entry: Entry) -> dict[str, Any]:
-    if entry.facts.response_format == "json_object":
-        return {"type": "json_object"}
+    if entry.facts.response_format != "json_schema":
+        return {"type": entry.facts.response_format}
     return {"type": "json_schema", "json_schema": {"name": entry.name, "strict": True, "schema": entry.schema}}
 
 
