@@ -72,7 +72,7 @@ def schema(value: Any) -> dict[str, Any]:
 
 
 ASKED = {
-    # More at once than one step has room for: chunked prefill would take some in pieces. First, so that nothing is cached.
+    # More at once than one step has room for: chunked prefill would cut some. First: nothing is cached.
     **{f"long-{n}": ask(f"{n} " + "context words " * 200, seed=n) for n in range(4)},
     **{f"good-{n}": ask("context words " * 20 * n + str(n)) for n in range(8)},
     "again-1": ask("one", seed=7), "again-2": ask("one", seed=7), "other": ask("one", seed=8),
