@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import bindparam, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db.digest import digest_of, digest_text
@@ -117,17 +118,36 @@ def _digests(session: Session, table: type[Query] | type[Passage], ids: Sequence
 
 
 def put_candidates(session: Session, candidates: Sequence[NewCandidate]) -> dict[tuple[int, int], int]:
-    """Ids by (example id, passage id); a passage that its example has already keeps its role, grade and origin."""
+    """Ids by (example id, passage id); a passage that its example has already keeps its role, grade and origin.
+
+    A negative that stands without a rank, a mined one say, takes the rank and grade that it is given now.
+    """
     insert_missing(session, Candidate, [as_row(candidate) for candidate in candidates])
     wanted = {(candidate.example_id, candidate.passage_id) for candidate in candidates}
     examples = sorted({example for example, _ in wanted})
     found: dict[tuple[int, int], int] = {}
+    unranked: set[tuple[int, int]] = set()
     for start in range(0, len(examples), _LOOKUP_SIZE):
         # By example alone: a list of pairs takes the database and SQLAlchemy several times as long.
         of_these = Candidate.example_id.in_(examples[start : start + _LOOKUP_SIZE])
-        rows = session.execute(select(Candidate.example_id, Candidate.passage_id, Candidate.id).where(of_these))
-        found.update({(example, passage): key for example, passage, key in rows if (example, passage) in wanted})
+        columns = select(Candidate.example_id, Candidate.passage_id, Candidate.id, Candidate.rank, Candidate.role)
+        for example, passage, key, rank, role in session.execute(columns.where(of_these)):
+            if (example, passage) in wanted:
+                found[example, passage] = key
+                if rank is None and role == "negative":
+                    unranked.add((example, passage))
+    _give_ranks(
+        session, [one for one in candidates if one.rank and (one.example_id, one.passage_id) in unranked], found
+    )
     return found
+
+
+def _give_ranks(session: Session, ranked: Sequence[NewCandidate], keys: dict[tuple[int, int], int]) -> None:
+    rows = [{"b_id": keys[one.example_id, one.passage_id], "b_rank": one.rank, "b_grade": one.grade} for one in ranked]
+    if rows:
+        of_row = Candidate.id == bindparam("b_id")
+        values: dict[str, Any] = {"rank": bindparam("b_rank"), "grade": bindparam("b_grade")}
+        session.connection().execute(update(Candidate.__table__).where(of_row).values(values), rows)  # type: ignore[arg-type]
 
 
 def put_sourcings(session: Session, sourcings: Sequence[NewSourcing]) -> int:

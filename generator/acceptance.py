@@ -4,6 +4,7 @@ What passes its checks is stored; what fails is a rejection row with its reason,
 what was measured, until it passes or the recipe's limit is reached. The good parts of an answer are kept.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -14,12 +15,12 @@ from sqlalchemy.orm import Session
 from db.digest import digest_text
 from db.examples import NewCandidate, NewExample, NewSourcing, put_candidates, put_new_examples, put_sourcings, put_task
 from db.runs import Rejected, add_rejections
-from db.tables.examples import Example
+from db.tables.examples import Candidate, Example
 from db.tables.ledger import RunRequest
 from db.tables.texts import Passage, Query
 from db.texts import put_passages, put_queries
 from generator.answers import Draft, DraftNegative, DraftQuery, Refusal, read_answer
-from generator.checks import AnswerContext, check_negative, check_query
+from generator.checks import AnswerContext, check_negative, check_query, check_written_pair
 from generator.gate import Gate, judge_order
 from generator.ledger import Harvestable, enqueue
 from generator.plan import BLOCK, ROUND, Planned, Planner
@@ -76,6 +77,7 @@ class _Read:
     refusals: list[Refusal]
     good: list[DraftNegative] = field(default_factory=list)
     queries: list[DraftQuery] = field(default_factory=list)
+    settled: Sequence[DraftNegative] = ()
     examples: list[int] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -87,7 +89,8 @@ class _Read:
 def accept(session: Session, accepting: Accepting, items: Sequence[Harvestable]) -> Accepted:
     """Read answers; store what is good, why the rest is not, and what is asked again."""
     texts = _source_texts(session, items)
-    reads = [_read(accepting, item, texts) for item in items]
+    settled = _settled(session, accepting, items)
+    reads = [_read(accepting, item, texts, settled.get(item.source.get("example", 0), [])) for item in items]
     _measure_order(accepting, reads, texts)
     _check_round_trips(accepting, reads)
     _refuse_known_queries(session, reads)
@@ -118,7 +121,40 @@ def _sources(item: Harvestable, texts: Mapping[tuple[str, int], str]) -> dict[st
     return {name: texts["passage", item.source[name]] for name in names}
 
 
-def _read(accepting: Accepting, item: Harvestable, texts: Mapping[tuple[str, int], str]) -> _Read:
+def _settled(session: Session, accepting: Accepting, items: Sequence[Harvestable]) -> dict[int, list[DraftNegative]]:
+    """Negatives that the examples of repairs have already: what mends one must fit beside them."""
+    slots = {
+        item.source["example"]: accepting.planner.pack.entry(item.kind).facts.slots
+        for item in items if "example" in item.source
+    }  # fmt: skip
+    found: dict[int, list[DraftNegative]] = defaultdict(list)
+    examples = sorted(slots)
+    for start in range(0, len(examples), _LOOKUP):
+        rows = session.execute(
+            select(Candidate.example_id, Candidate.rank, Candidate.violated_requirement, Passage.text)
+            .join(Passage, Passage.id == Candidate.passage_id)
+            .where(
+                Candidate.example_id.in_(examples[start : start + _LOOKUP]),
+                Candidate.run_id == accepting.run_id,
+                Candidate.rank.is_not(None),
+            )
+            .order_by(Candidate.rank)
+        )
+        for example, rank, violated, text in rows:
+            if rank and rank <= len(slots[example]):
+                slot = slots[example][rank - 1]
+                found[example].append(
+                    DraftNegative(rank, rank, slot.grade, text, violated or "", slot, edited_from=slot.source)
+                )
+    return found
+
+
+def _read(
+    accepting: Accepting,
+    item: Harvestable,
+    texts: Mapping[tuple[str, int], str],
+    settled: Sequence[DraftNegative] = (),
+) -> _Read:
     if item.refused is not None:
         return _Read(item, Draft(), [Refusal("refused", item.refused)])
     entry = accepting.planner.pack.entry(item.kind)
@@ -129,7 +165,7 @@ def _read(accepting: Accepting, item: Harvestable, texts: Mapping[tuple[str, int
         return _Read(item, Draft(), [draft])
     if "example" in item.source:  # a repair: the query and the positive are those of the answer that it mends
         draft = replace(draft, query=None, positive=None)
-    read = _Read(item, draft, list(draft.refusals), notes=dict(draft.notes))
+    read = _Read(item, draft, list(draft.refusals), settled=settled, notes=dict(draft.notes))
     given = item.source.get("positive_text") or sources.get("positive") or sources.get("document")
     positive = draft.positive or given
     if draft.negatives or entry.facts.slots:
@@ -137,7 +173,16 @@ def _read(accepting: Accepting, item: Harvestable, texts: Mapping[tuple[str, int
         if not positive or not (draft.query or is_asked):
             read.refusals.append(Refusal("wrong_shape", "the query or the positive is blank"))
             return read
-        context = AnswerContext(positive, item.attributes.get("language"), entry.facts.checks, sources)
+        language = item.attributes.get("language")
+        spoken = language if entry.facts.checks.language else None
+        if draft.query:
+            is_of_document = "document" in item.source
+            if refusal := check_written_pair(draft.query, draft.positive, spoken, is_of_document=is_of_document):
+                read.refusals.append(refusal)
+                return read
+        context = AnswerContext(positive, language, entry.facts.checks, sources)
+        for negative in settled:
+            context.add(negative)
         _check_each(read, context, check_negative)
     for query in draft.queries:
         earlier = [other.text for other in read.queries]
@@ -158,7 +203,7 @@ def _check_each(
             context.add(negative)
         else:
             read.refusals.append(refusal)
-    read.good = context.accepted
+    read.good = context.accepted[len(read.settled) :]
 
 
 def _measure_order(accepting: Accepting, reads: Sequence[_Read], texts: Mapping[tuple[str, int], str]) -> None:
@@ -171,9 +216,11 @@ def _measure_order(accepting: Accepting, reads: Sequence[_Read], texts: Mapping[
         query = read.draft.query or read.item.source.get("query_text") or texts["query", read.item.source["query"]]
         given = read.draft.positive or read.item.source.get("positive_text")
         positive = given or texts["passage", _positive_key(read.item)]
-        groups.append((query, [positive, *(negative.text for negative in read.good)]))
-    for read, similarities in zip(measured, accepting.gate.similarities(groups), strict=True):
-        refusals, suspect = judge_order(read.good, similarities, accepting.gate.limits)
+        groups.append((query, [positive, *(negative.text for negative in [*read.good, *read.settled])]))
+    for read, values in zip(measured, accepting.gate.similarities(groups), strict=True):
+        similarities, of_settled = values[: 1 + len(read.good)], values[1 + len(read.good) :]
+        settled = [(one.grade, value) for one, value in zip(read.settled, of_settled, strict=True)]
+        refusals, suspect = judge_order(read.good, similarities, accepting.gate.limits, settled=settled)
         read.notes["similarities"] = [round(value, 4) for value in similarities]
         if suspect:
             read.notes["suspect"] = suspect
@@ -190,7 +237,7 @@ def _check_round_trips(accepting: Accepting, reads: Sequence[_Read]) -> None:
     """Queries that do not retrieve their own passage are refused."""
     for number, round_trip in accepting.round_trips.items():
         asked = [
-            (read, query) for read in reads for query in read.queries
+            (read, query) for read in reads for query in _queries_of(read)
             if (placed := accepting.planner.place_of(read.item.plan_index)) and placed[0] == number
         ]  # fmt: skip
         if not asked:
@@ -200,16 +247,31 @@ def _check_round_trips(accepting: Accepting, reads: Sequence[_Read]) -> None:
         )
         for (read, query), rank in zip(asked, ranks, strict=True):
             if rank is None:
-                read.queries.remove(query)
-                read.refusals.append(Refusal("not_retrieved", "it does not retrieve its own document", query.position))
+                _take_out(read, query, "not_retrieved", "it does not retrieve its own document")
             else:
                 read.notes.setdefault("retrieval_ranks", []).append(rank)
+
+
+def _queries_of(read: _Read) -> list[DraftQuery]:
+    """Queries that the answer wrote for its document."""
+    if read.draft.query and "document" in read.item.source:
+        return [DraftQuery(0, read.draft.query, "")]
+    return list(read.queries)
+
+
+def _take_out(read: _Read, query: DraftQuery, reason: str, detail: str) -> None:
+    """Refuse a query; where the whole answer stands on it, nothing of that enters."""
+    read.refusals.append(Refusal(reason, detail, query.position))
+    if query in read.queries:
+        read.queries.remove(query)
+    else:
+        read.good, read.draft = [], Draft()
 
 
 def _refuse_known_queries(session: Session, reads: Sequence[_Read]) -> None:
     """A query that is asked of another document too names neither: the first one stands."""
     documents: dict[str, int] = {}
-    digests = {digest_text(query.text) for read in reads for query in read.queries}
+    digests = {digest_text(query.text) for read in reads for query in _queries_of(read)}
     for start in range(0, len(digests), _LOOKUP):
         wanted = Query.digest.in_(sorted(digests)[start : start + _LOOKUP])
         rows = session.execute(
@@ -217,13 +279,10 @@ def _refuse_known_queries(session: Session, reads: Sequence[_Read]) -> None:
         )
         documents.update({digest: positive for digest, positive in rows})
     for read in reads:
-        for query in list(read.queries):
+        for query in _queries_of(read):
             document = read.item.source["document"]
             if documents.setdefault(digest_text(query.text), document) != document:
-                read.queries.remove(query)
-                read.refusals.append(
-                    Refusal("duplicate", "the same query was written for another document", query.position)
-                )
+                _take_out(read, query, "duplicate", "the same query was written for another document")
 
 
 def _store(session: Session, accepting: Accepting, reads: Sequence[_Read]) -> None:

@@ -99,10 +99,14 @@ def read_answer(
     value, is_repaired = json_value(text)
     if isinstance(value, Refusal):
         return value
+    if "u0000" in text and _holds_nul(value):
+        return Refusal("control_character", "the answer holds a NUL character")
     if fault := _fault(entry.whole, value):
         return Refusal("wrong_shape", fault)
     if not isinstance(value, dict):
         return Refusal("wrong_shape", "the answer is not an object")
+    # What the entry does not declare nobody has validated.
+    value = {name: of for name, of in value.items() if name in entry.fields}
     notes: dict[str, Any] = {"json_repaired": True} if is_repaired else {}
     parts = value.get(entry.facts.parts, [])
     for name in entry.facts.choose:
@@ -134,14 +138,21 @@ def json_value(text: str) -> tuple[Any, bool]:
         failure = Refusal("not_json", f"{error}; it begins {text[:60]!r}")
     if "{" not in text:
         return failure, False
-    repaired = json_repair.loads(text, skip_json_loads=True)
-    if not isinstance(repaired, dict) or not repaired:
-        return failure, False
     try:
+        repaired = json_repair.loads(text, skip_json_loads=True)
         # Through text once more: halves of a surrogate pair join, and what is no Unicode or no JSON number is refused.
-        return orjson.loads(json.dumps(repaired)), True
-    except orjson.JSONDecodeError:
+        value = orjson.loads(json.dumps(repaired))
+    except (ValueError, RecursionError):  # too deep, or no JSON after all
         return failure, False
+    return (value, True) if isinstance(value, dict) and value else (failure, False)
+
+
+def _holds_nul(value: Any) -> bool:
+    """Whether a text in it holds the one character that a database cannot store."""
+    if isinstance(value, str):
+        return "\x00" in value
+    inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_holds_nul, inside))
 
 
 def _fault(validator: jsonschema_rs.Validator, value: Any) -> str | None:
@@ -176,7 +187,8 @@ def _queries(entry: Entry, parts: Sequence[Any], notes: dict[str, Any]) -> Draft
         if fault := _fault(entry.part, part):
             refusals.append(Refusal("wrong_shape", fault, position))
         else:
-            read.append(DraftQuery(position, part["text"].strip(), part.get("evidence", "")))
+            evidence = part.get("evidence", "") if "evidence" in entry.part_fields else ""
+            read.append(DraftQuery(position, part["text"].strip(), _restored(evidence)))
     return Draft(queries=tuple(read), refusals=tuple(refusals), notes=notes)
 
 
@@ -192,6 +204,7 @@ class _NegativeReader:
         slot = self._entry.facts.slots[position - 1]
         if fault := _fault(self._entry.part, part):
             return Refusal("wrong_shape", fault, position)
+        part = {name: of for name, of in part.items() if name in self._entry.part_fields}
         for name, asked in (("similarity_level", slot.level), ("source", slot.source)):
             if asked is not None and part.get(name) != asked:
                 return Refusal("wrong_level", f"{name} {part.get(name)!r} where {asked!r} was asked for", position)

@@ -21,9 +21,7 @@ _LEAKS = re.compile(
 )
 # A text without any of these cannot hold a leak; finding that out takes a tenth of the pattern's time.
 _LEAK_HINTS = ("hard negative", "positive ", "search query", "this document", "this text", "this passage", "similarity")
-_QUERY_LEAKS = re.compile(
-    r"\b(?:this|the) (?:document|text|passage|article|study|author|authors)\b|\baccording to the\b", re.IGNORECASE
-)
+_QUERY_LEAKS = re.compile(r"\b(?:this|the) (?:document|text|passage|article|study|authors?)\b(?! of\b)", re.IGNORECASE)
 # Labels and phrases vary several times in length without giving anything away.
 _MIN_POSITIVE_CHARACTERS = 200
 _Found = tuple[str, str] | None
@@ -96,8 +94,6 @@ def check_query(query: DraftQuery, document: str, language: str | None, earlier:
     found: _Found = None
     if not query.text:
         found = ("empty", "the query is blank")
-    elif unusable := _unusable(query.text):
-        found = unusable
     elif normalised(query.text) in {normalised(text) for text in earlier}:
         found = ("duplicate", "the query equals an earlier one of the same answer")
     elif leak := _QUERY_LEAKS.search(query.text):
@@ -109,13 +105,21 @@ def check_query(query: DraftQuery, document: str, language: str | None, earlier:
     return None if found is None else Refusal(*found, query.position)
 
 
-def _unusable(text: str) -> _Found:
-    return ("control_character", "the text holds a NUL character") if "\x00" in text else None
+def check_written_pair(
+    query: str, positive: str | None, language: str | None, *, is_of_document: bool
+) -> Refusal | None:
+    """Why a query that an answer wrote, for a document or with its positive, cannot enter, or None."""
+    if leak := (_QUERY_LEAKS if is_of_document else _LEAKS).search(query):
+        return Refusal("leak_phrase", f"the query speaks of its document: {leak.group()!r}")
+    if positive and (leak := _LEAKS.search(positive)):
+        return Refusal("leak_phrase", f"the positive gives itself away: {leak.group()!r}")
+    # A query may be a name, a formula or an error message: its language says little.
+    if positive and language is not None and (told := wrong_language(positive, language)):
+        return Refusal("wrong_language", told)
+    return None
 
 
 def _check_text(negative: DraftNegative, context: AnswerContext) -> _Found:
-    if unusable := _unusable(negative.text):
-        return unusable
     if not negative.text:
         return "empty", "the text is blank"
     if negative.answers_query:
@@ -124,7 +128,7 @@ def _check_text(negative: DraftNegative, context: AnswerContext) -> _Found:
     if text == context.normalised(context.positive):
         return "is_the_positive", "the text equals the positive"
     if text in {context.normalised(other.text) for other in context.accepted}:
-        return "duplicate", "the text equals an earlier negative of the same answer"
+        return "duplicate", "the text equals another negative of the example"
     if any(hint in text for hint in _LEAK_HINTS) and (leak := _LEAKS.search(negative.text)):
         return "leak_phrase", f"the text gives itself away: {leak.group()!r}"
     if context.checks.language and context.language and (told := wrong_language(negative.text, context.language)):
@@ -145,8 +149,9 @@ def _check_requirements(negative: DraftNegative, context: AnswerContext) -> _Fou
             return "requirement_met", "it meets every critical requirement, so it may be relevant itself"
         if negative.slot.critical_unmet == "one" and unmet > 1:
             return "too_many_unmet", f"{unmet} critical requirements are unmet where exactly one was asked for"
-    if context.checks.distinct_requirements and negative.requirement in {n.requirement for n in context.accepted}:
-        return "same_requirement", "an earlier negative of the answer breaks the same requirement"
+    broken = {normalised(other.violated_requirement) for other in context.accepted}
+    if context.checks.distinct_requirements and normalised(negative.violated_requirement) in broken:
+        return "same_requirement", "another negative of the example breaks the same requirement"
     return None
 
 

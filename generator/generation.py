@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.files import digest_file
-from db.runs import finish_run, start_run
+from db.runs import add_rejections, finish_run, start_run
 from db.store import Store
 from db.tables.examples import Task
 from db.tables.ledger import Completion, Rejection, Request, Run, RunRequest
@@ -93,8 +93,9 @@ def generate(
         run = start_run(session, "generate", recipe.name, resolved_recipe(recipe), recipe.seed)
         run_id, spent = run.id, (run.spent_usd, run.spent_tokens)
     report = GenerateReport(recipe.name)
-    report.num_planned = _enqueue(store, run_id, recipe, planner.first)
+    _enqueue(store, run_id, recipe, planner, planner.first)
     with store.read() as session:
+        report.num_planned = _num_links(session, run_id)
         collections = [_collection_id(session, plan) for plan in recipe.plan]
     worst = WorstCase(facts, recipe.max_output_tokens or facts.max_output, isinstance(recipe.engine, OpenAiBatchEngine))
     desk = Desk(
@@ -131,9 +132,16 @@ def resolved_recipe(recipe: GenerateRecipe) -> dict[str, object]:
     return {**recipe.identity(), **contents}
 
 
-def _enqueue(store: Store, run_id: int, recipe: GenerateRecipe, planned: Callable[[Session], Iterator[Planned]]) -> int:
-    """Put what is planned into the ledger, as far as it is not there. Returns how many there are."""
-    num = 0
+def _enqueue(
+    store: Store,
+    run_id: int,
+    recipe: GenerateRecipe,
+    planner: Planner,
+    planned: Callable[[Session], Iterator[Planned]],
+) -> tuple[int, int]:
+    """Put what is planned into the ledger, as far as it is not there. Returns how many places were planned or found
+    impossible, and how many requests are new to the run."""
+    num, num_new = 0, 0
     with store.read() as reading:
         for chunk in _chunks(planned(reading)):
             num += len(chunk)
@@ -144,8 +152,17 @@ def _enqueue(store: Store, run_id: int, recipe: GenerateRecipe, planned: Callabl
             if known != len(chunk):
                 # A reading transaction must not stand in the way of its own writer.
                 with store.write() as session:
-                    enqueue(session, run_id, chunk, recipe.model)
-    return num
+                    num_new += enqueue(session, run_id, chunk, recipe.model)
+    if planner.skipped:
+        with store.write() as session:
+            add_rejections(session, run_id, planner.skipped)
+        num += len(planner.skipped)
+        planner.skipped.clear()
+    return num, num_new
+
+
+def _num_links(session: Session, run_id: int) -> int:
+    return session.scalar(select(func.count()).where(RunRequest.run_id == run_id)) or 0
 
 
 def _follow_up(store: Store, run_id: int, recipe: GenerateRecipe, planner: Planner) -> int:
@@ -153,10 +170,19 @@ def _follow_up(store: Store, run_id: int, recipe: GenerateRecipe, planner: Plann
     num = 0
     for number, plan in enumerate(recipe.plan):
         if not isinstance(plan, CellPlan) and (isinstance(plan, TaskPlan) or plan.accepted_per_cell):
-            with store.read() as session:
-                tally = tally_of(session, run_id, planner, number)
-            num += _enqueue(store, run_id, recipe, lambda s, n=number, t=tally: planner.more(s, n, t))  # type: ignore[misc]
+            num += _more(store, run_id, recipe, planner, number)
     return num
+
+
+def _more(store: Store, run_id: int, recipe: GenerateRecipe, planner: Planner, number: int) -> int:
+    """What one plan table asks next. Where a refill brings nothing new (the same document stands twice, say), the
+    cell's next turns are tried, until one does or none is left."""
+    while True:
+        with store.read() as session:
+            tally = tally_of(session, run_id, planner, number)
+        num_planned, num_new = _enqueue(store, run_id, recipe, planner, lambda s, t=tally: planner.more(s, number, t))  # type: ignore[misc]
+        if num_new or num_planned == 0 or getattr(recipe.plan[number], "num", None) is not None:
+            return num_new
 
 
 def tally_of(session: Session, run_id: int, planner: Planner, number: int) -> Tally:
@@ -180,7 +206,8 @@ def tally_of(session: Session, run_id: int, planner: Planner, number: int) -> Ta
             is_brainstormed = is_brainstormed and not is_open
             continue
         cell = placed[1].cell
-        asked[cell] += plan_index < ROUND
+        if plan_index < ROUND:
+            asked[cell] = max(asked[cell], placed[1].turn + 1)
         pending[cell] += is_open
         accepted.setdefault(cell, Counter()).update((notes or {}).get("ranks", ()))
     plan = planner.recipe.plan[number]

@@ -84,7 +84,7 @@ def request_digest(model: str, body: dict[str, Any], sample_index: int = 0) -> s
 
 
 def enqueue(session: Session, run_id: int, planned: Sequence[Planned], model: str) -> int:
-    """Put requests of a plan into the ledger and link them to the run. Returns how many the ledger did not have.
+    """Put requests of a plan into the ledger and link them to the run. Returns how many are new to the run.
 
     Two places of a plan that ask the very same are one request: the second is refused with its reason.
     """
@@ -95,7 +95,7 @@ def enqueue(session: Session, run_id: int, planned: Sequence[Planned], model: st
         {"digest": digest, "model": model, "sample_index": item.sample_index, "state": "pending", "created_at": now}
         for digest, item in zip(digests, planned, strict=True)
     ]
-    num_new = insert_missing(session, Request, rows)
+    insert_missing(session, Request, rows)
     keys = _request_keys(session, digests)
     insert_missing(
         session,
@@ -118,7 +118,8 @@ def enqueue(session: Session, run_id: int, planned: Sequence[Planned], model: st
         }
         for digest, item in zip(digests, planned, strict=True)
     ]
-    if insert_missing(session, RunRequest, links) < len(links):
+    num_new = insert_missing(session, RunRequest, links)
+    if num_new < len(links):
         _refuse_same_requests(session, run_id, links)
     return num_new
 

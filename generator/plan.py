@@ -4,6 +4,7 @@ Plan indices: a [[plan]] table starts every `BLOCK`; within it stand the places 
 stage. A repair of the request at index i has index i + its round times `ROUND`.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +12,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from db.digest import digest_of
+from db.runs import Rejected
 from generator.cells import Cells, FileCell, Place, read_cells
 from generator.collection_texts import CollectionTexts, Text, draw_documents, draw_pairs
 from generator.errors import GeneratorError
@@ -22,6 +25,7 @@ BLOCK = 1_000_000_000
 ROUND = 1_000_000_000_000
 _STAGE_TWO = BLOCK // 2
 _CHUNK = 200
+_MAX_NAME = 170  # characters of a custom_id before its mark
 
 # (plan, query, its key, how many) -> passage keys of documents near it, the nearest first, none judged relevant.
 Neighbours = Callable[[PairPlan, str, int, int], Sequence[int]]
@@ -42,7 +46,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What came of the cells of one plan table: requests so far, those still open, and accepted texts by rank."""
+    """What came of the cells of one plan table: turns asked so far, those still open, and accepted texts by rank."""
 
     asked: dict[int, int]
     pending: dict[int, int]
@@ -58,6 +62,10 @@ class Planner:
         self.recipe, self.pack = recipe, PromptPack.load(recipe.pack)
         self._neighbours = neighbours
         self._cells: dict[int, Cells] = {}
+        # Turns tried so far, by plan table and cell: a place that brings no new request must not be tried for ever.
+        self._tried: dict[int, dict[int, int]] = defaultdict(dict)
+        self._mark = digest_of([recipe.model, self.pack.digest])[:6]
+        self.skipped: list[Rejected] = []
 
     def first(self, session: Session) -> Iterator[Planned]:
         """Every request that is known from the start, in order.
@@ -81,7 +89,7 @@ class Planner:
         if isinstance(plan, CellPlan) or (isinstance(plan, TaskPlan) and not tally.is_brainstormed):
             return
         cells = self.cells(number)
-        places = list(_wanted_places(plan, cells, tally, len(self._ranks(plan))))
+        places = list(_wanted_places(plan, cells, tally, len(self._ranks(plan)), self._tried[number]))
         if isinstance(plan, TaskPlan):
             yield from self._examples(plan, number * BLOCK, places, tally.tasks)
         elif places:
@@ -120,10 +128,19 @@ class Planner:
         return range(1, max(1, len(self.pack.entry(plan.entry).facts.slots)) + 1)
 
     def _attributes(self, plan: PairPlan | TaskPlan | DocumentPlan, entry: Entry) -> dict[str, tuple[str, ...]]:
+        """Attributes of the cells: of a named set those that the prompt uses."""
         given = plan.attributes if plan.attributes is not None else entry.facts.attributes
         if given is None:
             return {}
-        return dict(attribute_set(given) if isinstance(given, str) else given)
+        used = entry.variables | set(entry.facts.choose)
+        if isinstance(given, str):
+            return {name: values for name, values in attribute_set(given).items() if name in used}
+        if unused := sorted(given.keys() - used):
+            raise GeneratorError(
+                f"plan.attributes: the prompt of entry {entry.name!r} does not use {', '.join(map(repr, unused))}; "
+                f"it uses {', '.join(sorted(used)) or 'none'}"
+            )
+        return dict(given)
 
     def _choices(self, plan: PairPlan | TaskPlan | DocumentPlan, entry: Entry) -> dict[str, tuple[str, ...]]:
         """Attributes whose value the model chooses from the whole set."""
@@ -147,6 +164,10 @@ class Planner:
     ) -> Planned:
         body = wire_body(self.recipe, entry, entry.render(variables), key=custom_id)
         return Planned(plan_index, custom_id, entry.name, attributes, source, body, sample_index)
+
+    def _custom_id(self, name: str) -> str:
+        """With a mark of model and prompts: a file of another recipe's completions must not pass for this one's."""
+        return f"{name[:_MAX_NAME]}-{self._mark}"
 
     def _from_file(self, session: Session, plan: CellPlan, start: int) -> Iterator[Planned]:
         texts = CollectionTexts(session, plan.collection)
@@ -173,7 +194,7 @@ class Planner:
                 yield self._planned(
                     entry,
                     plan_index=start + index,
-                    custom_id=f"tb{start // BLOCK}-{task_type}-{turn}",
+                    custom_id=self._custom_id(f"tb{start // BLOCK}-{task_type}-{turn}"),
                     variables={
                         "num_tasks": plan.tasks_per_request,
                         "topic": topic,
@@ -199,7 +220,7 @@ class Planner:
             yield self._planned(
                 entry,
                 plan_index=start + _STAGE_TWO + place.number,
-                custom_id=f"ex{start // BLOCK}-{place.number}",
+                custom_id=self._custom_id(f"ex{start // BLOCK}-{place.number}"),
                 variables={**self._variables(plan, values), "task": task, "task_type": task_type},
                 attributes=dict(values),
                 source={"task": task, "task_type": task_type},
@@ -224,24 +245,28 @@ class Planner:
             for place, (query, document) in zip(some, keys, strict=True):
                 pair = queries[query], documents[document]
                 planned = self._pair(plan, start, place, place.number // len(drawn), pair, texts)
-                if planned is not None:
+                if isinstance(planned, Rejected):
+                    self.skipped.append(planned)
+                else:
                     yield planned
 
     def _pair(
         self, plan: PairPlan, start: int, place: Place, again: int, pair: tuple[Text, Text], texts: CollectionTexts
-    ) -> Planned | None:
-        """The request for a pair; None for a query with fewer neighbours than the entry edits."""
+    ) -> Planned | Rejected:
+        """The request for a pair, or why there is none: its query has fewer neighbours than the entry edits."""
         query, positive = pair
+        name = f"pr{start // BLOCK}-{place.number}-{query.external_id}-{positive.external_id}"
         entry, values = self.pack.entry(plan.entry), self.cells(start // BLOCK).values(place.cell)
         near = self._near(plan, entry, query)
         if len(near) < len(entry.facts.neighbours):
-            return None
+            detail = f"{len(near)} neighbours where entry {entry.name!r} edits {len(entry.facts.neighbours)}"
+            return Rejected(name, 0, "too_few_neighbours", detail)
         found = texts.passage_texts(near) if near else {}
         names = {f"neighbour_{rank}": key for rank, key in enumerate(near, start=1)}
         return self._planned(
             entry,
             plan_index=start + place.number,
-            custom_id=f"pr{start // BLOCK}-{place.number}-{query.external_id}-{positive.external_id}"[:180],
+            custom_id=self._custom_id(name),
             variables={
                 **self._variables(plan, values),
                 "task_instruction": plan.task_instruction,
@@ -276,7 +301,7 @@ class Planner:
                 yield self._planned(
                     entry,
                     plan_index=start + place.number,
-                    custom_id=f"dc{start // BLOCK}-{place.number}-{document.external_id}"[:180],
+                    custom_id=self._custom_id(f"dc{start // BLOCK}-{place.number}-{document.external_id}"),
                     variables={**self._variables(plan, values), "document": document.text},
                     attributes=dict(values),
                     source={"document": document.key},
@@ -300,19 +325,21 @@ def _chunks(places: Iterable[Place]) -> Iterator[list[Place]]:
 
 
 def _wanted_places(
-    plan: PairPlan | TaskPlan | DocumentPlan, cells: Cells, tally: Tally, num_ranks: int
+    plan: PairPlan | TaskPlan | DocumentPlan, cells: Cells, tally: Tally, num_ranks: int, tried: dict[int, int]
 ) -> Iterator[Place]:
-    """Places to ask now: the plan's first ones of a second stage, and refills of cells that lack accepted texts."""
+    """Places to ask now: all of a second stage (the ledger knows which it has), and refills of cells that lack accepted
+    texts. `tried` remembers how far each cell's turns were tried."""
     if plan.num is not None:
-        if isinstance(plan, TaskPlan) and not tally.asked:
+        if isinstance(plan, TaskPlan):
             yield from (cells.place(number) for number in range(plan.num))
         return
     quota, most = plan.accepted_per_cell or 0, plan.most_per_cell or 0
     for cell in range(len(cells)):
-        asked = tally.asked.get(cell, 0)
+        start = max(tally.asked.get(cell, 0), tried.get(cell, 0))
         accepted = tally.accepted.get(cell, {})
         lacking = max(quota - accepted.get(rank, 0) for rank in range(1, num_ranks + 1)) - tally.pending.get(cell, 0)
-        for turn in range(asked, min(asked + max(0, lacking), most)):
+        tried[cell] = max(start, min(start + max(0, lacking), most))
+        for turn in range(start, tried[cell]):
             yield cells.place(cells.number(cell, turn))
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import jsonschema_rs
 import orjson
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -137,6 +137,22 @@ class Entry:
     def part(self) -> jsonschema_rs.Validator:
         """Validates one part of an answer."""
         return jsonschema_rs.validator_for(_what_we_read(self._parts_schema))
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Fields of an answer that the schema declares."""
+        return frozenset(self.schema.get("properties", ()))
+
+    @property
+    def part_fields(self) -> frozenset[str]:
+        """Fields of a part that the schema declares."""
+        return frozenset(self._parts_schema.get("properties", ()))
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Variables that the prompt uses."""
+        source, _, _ = self._environment.loader.get_source(self._environment, f"{self.name}/prompt.j2")  # type: ignore[union-attr]
+        return frozenset(meta.find_undeclared_variables(self._environment.parse(source)))
 
     def _render(self, template: str, variables: Mapping[str, object]) -> str:
         try:

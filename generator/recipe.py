@@ -180,7 +180,7 @@ class Budget(_Table):
 class EmbeddingGate(_Table):
     """Negatives are measured as they arrive: similarity to the query must fall from grade to grade.
 
-    A negative that is less similar than one of a lower grade by more than `margin` is refused and asked again. One
+    A negative that is not at least `margin` less similar than those of harder grades is refused and asked again. One
     above its positive is suspect: kept and marked, or refused.
     """
 

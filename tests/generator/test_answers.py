@@ -38,6 +38,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+UNDECLARED = ["self_check", "script", "requirements_met", "violated_requirement", "evidence", "text", "source"]
 SOURCES = {"positive": "A text. Another.", "neighbour": "N.", "neighbour_1": "N.", "document": "D."}
 
 
@@ -55,7 +56,36 @@ def test_any_json_gives_a_draft_or_a_reason(entry: Entry, value: Any) -> None:
 def test_any_answer_of_the_right_shape_gives_a_draft(entry: Entry, data: st.DataObject) -> None:
     value = data.draw(_fitting(entry.schema))
     outcome = read_answer(entry, json.dumps(value), sources=SOURCES)
-    assert isinstance(outcome, Draft) or outcome.detail == "tasks: none that is a text"
+    is_without = isinstance(outcome, Refusal) and outcome.detail == "tasks: none that is a text"
+    assert isinstance(outcome, Draft) or is_without or outcome.reason == "control_character"
+
+
+@given(entry=st.sampled_from(ENTRIES), data=st.data(), name=st.sampled_from(UNDECLARED), value=JSON)
+def test_fields_that_an_entry_does_not_declare_are_not_read(
+    entry: Entry, data: st.DataObject, name: str, value: Any
+) -> None:
+    given = data.draw(_fitting(entry.schema))
+    parts = given.get(entry.facts.parts, [])
+    for part in (part for part in parts if isinstance(part, dict)):
+        part.setdefault(name, value)
+    assert isinstance(read_answer(entry, json.dumps(given), sources=SOURCES), Draft | Refusal)
+
+
+@pytest.mark.parametrize("text", ["{" + "[" * 3_000, '{"a": ' * 3_000])
+def test_json_that_is_too_deep_is_no_json(text: str) -> None:
+    for entry in ENTRIES:
+        outcome = read_answer(entry, text, sources=SOURCES)
+        assert isinstance(outcome, Refusal) and outcome.reason in ("not_json", "wrong_shape")
+
+
+@pytest.mark.parametrize("place", ["query", "task", "requirement"])
+def test_a_nul_anywhere_is_told(place: str) -> None:
+    value = {"query": "a\u0000b"} if place == "query" else {"tasks": ["a\u0000b"]}
+    if place == "requirement":
+        value = {"requirements": [{"text": "a\u0000b", "critical": True}], "negatives": []}
+    for entry in ENTRIES:
+        outcome = read_answer(entry, json.dumps(value), sources=SOURCES)
+        assert isinstance(outcome, Refusal) and outcome.reason == "control_character"
 
 
 def _fitting(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
@@ -155,7 +185,6 @@ EARLIER = "The badger digs long setts in dry soil during the night hours. An ear
         (negative("A badger is grey. " * 9 + EARLIER), "shared_sentence"),
         (negative("The badger digs long tunnels and sleeps in them. " * 4), "repeated_opening"),
         (negative("This hard negative is about badgers. " * 6), "leak_phrase"),
-        (negative("nul \x00 " * 30), "control_character"),
         (negative("Der Dachs gräbt nachts tiefe Baue und schläft am Tag. " * 5), "wrong_language"),
         (negative("A badger digs setts at night and sleeps through the day. " * 5), None),
     ],

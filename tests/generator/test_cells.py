@@ -44,7 +44,7 @@ def test_refills_ask_what_is_lacking_after_what_is_pending() -> None:
     )  # fmt: skip
     cells = Cells({"a": ["p", "q"]}, 0, "t")
     tally = Tally(asked={0: 5, 1: 7}, pending={0: 1}, accepted={0: {1: 4, 2: 2}, 1: {1: 5, 2: 2}})
-    wanted = Counter(place.cell for place in _wanted_places(plan, cells, tally, 2))
+    wanted = Counter(place.cell for place in _wanted_places(plan, cells, tally, 2, {}))
     # Cell 0 lacks three of rank 2, one of which may still come; cell 1 lacks three and has one attempt left.
     assert wanted == {0: 2, 1: 1}
 

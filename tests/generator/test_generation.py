@@ -185,7 +185,7 @@ def test_edit_scripts_are_applied_and_mended(store: Store, model_server: Any, to
             .join(CollectionQuery, Qrel.collection_query_id == CollectionQuery.id)
             .join(Document, Qrel.document_id == Document.id)
         )
-        positives = dict(session.execute(judged).tuples().all())
+        positives = {query: passage for query, passage in session.execute(judged)}
 
     def part(source: str, script: list[dict[str, str]], quote: str = "given to mice") -> dict[str, Any]:
         met = [{"index": 0, "met": False, "quote": ""}, {"index": 1, "met": True, "quote": quote}]
@@ -337,7 +337,8 @@ class FakeGate:
         ({}, (0.4, 0.2, 0.3, 0.1), {}, 0),  # ranks 2 and 3 share a grade
         ({}, (0.4, 0.3, 0.2, 0.25), {"out_of_order": 1}, 0),
         ({}, (0.2, 0.3, 0.3, 0.1), {"out_of_order": 2}, 0),
-        ({"margin": 0.11}, (0.2, 0.3, 0.3, 0.1), {}, 0),
+        ({"margin": 0.05}, (0.4, 0.36, 0.3, 0.28), {"out_of_order": 2}, 0),
+        ({"margin": 0.05}, (0.4, 0.35, 0.3, 0.25), {}, 0),
         ({}, (0.7, 0.3, 0.2, 0.1), {}, 1),
         ({"above_positive": "refuse"}, (0.7, 0.3, 0.2, 0.1), {"above_positive": 1}, 0),
     ],
