@@ -8,19 +8,21 @@ same bits as one that was not.
 """
 
 import hashlib
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import CurationError
-from db.digest import digest_text
+from db.digest import digest_of, digest_text
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -77,38 +79,75 @@ def model_folder(model: str) -> Path:
     return Path(model)
 
 
-class BiEncoder:
-    """A sentence-transformers model as a frozen teacher; its weights are loaded when they are first needed."""
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of what decides a model's numbers, and the number format they are made in."""
+    total = hashlib.sha256(b"bf16" if has_bf16() else b"fp32")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in {".safetensors", ".bin"} or path.name in _DECIDING:
+            total.update(str(path.relative_to(folder)).encode() + b"\0")
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
 
-    def __init__(self, model: str, *, trusted_code: Path | None = None) -> None:
+
+def is_our_code(folder: Path, trusted_code: Path | None) -> bool:
+    """Code in a model's folder runs only when it is, byte for byte, the module that Gradus saves."""
+    code = folder / "modeling_ata.py"
+    return trusted_code is not None and code.is_file() and code.read_bytes() == trusted_code.read_bytes()
+
+
+class BiEncoder:
+    """A sentence-transformers model as a frozen teacher; its weights are loaded when they are first needed.
+
+    The prompt is put before every text, and the length cuts it; both are part of the version, and so of the cache.
+    """
+
+    def __init__(
+        self, model: str, *, prompt: str = "", max_length: int | None = None, trusted_code: Path | None = None
+    ) -> None:
         self.name = model if model == "minilm" else Path(model).resolve().name
+        self.prompt = prompt
         self._folder = model_folder(model)
+        self._asked_length = max_length
         self._trusted_code = trusted_code
+        self._loaded: dict[str, SentenceTransformer] = {}
+
+    def with_prompt(self, prompt: str) -> "BiEncoder":
+        """The same model, its weights in memory only once, with another prompt."""
+        other = copy(self)
+        other.prompt = prompt
+        other.__dict__.pop("version", None)
+        return other
+
+    def own_prompt(self, side: Literal["query", "document"]) -> str:
+        """The prompt that the model itself names for one side; empty where it names none."""
+        path = self._folder / "config_sentence_transformers.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return str((config.get("prompts") or {}).get(side) or "")
 
     @cached_property
     def version(self) -> str:
-        """SHA-256 over the names and bytes of what decides the vectors, and the number format they are made in."""
-        total = hashlib.sha256(b"bf16" if has_bf16() else b"fp32")
-        for path in sorted(self._folder.rglob("*")):
-            if path.suffix in {".safetensors", ".bin"} or path.name in _DECIDING:
-                total.update(str(path.relative_to(self._folder)).encode() + b"\0")
-                with path.open("rb") as file:
-                    total.update(hashlib.file_digest(file, "sha256").digest())
-        return total.hexdigest()
+        """SHA-256 over weights, configuration and number format, and over prompt and length where they are set."""
+        digest = folder_digest(self._folder)
+        if not self.prompt and self._asked_length is None:
+            return digest
+        return digest_of({"model": digest, "prompt": self.prompt, "max_length": self._asked_length})
 
-    @cached_property
+    @property
     def _model(self) -> "SentenceTransformer":
+        if "model" not in self._loaded:
+            self._loaded["model"] = self._load()
+        return self._loaded["model"]
+
+    def _load(self) -> "SentenceTransformer":
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        return SentenceTransformer(str(self._folder), trust_remote_code=self._is_our_code())
-
-    def _is_our_code(self) -> bool:
-        """Code in a model's folder runs only when it is, byte for byte, the module that Gradus saves."""
-        code = self._folder / "modeling_ata.py"
-        trusted = self._trusted_code
-        return trusted is not None and code.is_file() and code.read_bytes() == trusted.read_bytes()
+        model = SentenceTransformer(str(self._folder), trust_remote_code=is_our_code(self._folder, self._trusted_code))
+        if self._asked_length is not None:
+            model.max_seq_length = self._asked_length
+        return model
 
     @property
     def dimension(self) -> int:
@@ -124,7 +163,9 @@ class BiEncoder:
         tokens = self._model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         device = self._model.device.type
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or has_bf16()):
-            vectors = self._model.encode(list(texts), batch_size=_BATCH, convert_to_numpy=True, show_progress_bar=False)
+            vectors = self._model.encode(
+                list(texts), prompt=self.prompt, batch_size=_BATCH, convert_to_numpy=True, show_progress_bar=False
+            )
         unit = vectors.astype(np.float32)
         unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
         return unit, np.array([len(ids) for ids in tokens], dtype=np.int64)
@@ -156,18 +197,27 @@ class EmbeddingCache:
         """Unit vectors [texts, dimension] and token counts before truncation [texts], in the order of the texts."""
         if not texts:
             return np.empty((0, 0), np.float32), np.empty(0, np.int64)
+        vectors = self.stored(texts, progress=progress)
+        return vectors[:], vectors.num_tokens
+
+    def stored(self, texts: Sequence[str], *, progress: Progress = lambda done, total: None) -> "StoredVectors":
+        """The texts' vectors, left on disk: what is missing is computed now, what is asked for is read then.
+
+        Raises:
+            CurationError: The cache is damaged; the message names the folder to remove.
+        """
         digests = [bytes.fromhex(digest_text(text)) for text in texts]
         with self._opened_index() as index:
             self._fill(index, texts, digests, progress)
             entries = _entries(index, digests)
             dimension = _dimension(index)
-        places, num_tokens = np.array([entries[digest] for digest in digests], np.int64).T
-        self._require_rows(int(places.max()) + 1, dimension)
-        stored = np.memmap(self._vectors, np.float16, "r", shape=(int(places.max()) + 1, dimension))
-        vectors = stored[places].astype(np.float32)
-        # Half precision moves the length by up to 1e-3; cosines are meant.
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors, num_tokens
+        places, num_tokens = np.array([entries[digest] for digest in digests], np.int64).reshape(-1, 2).T
+        num_rows = int(places.max(initial=-1)) + 1
+        self._require_rows(num_rows, dimension)
+        if num_rows == 0:
+            return StoredVectors(np.empty((0, dimension), np.float16), places, num_tokens)
+        rows = np.memmap(self._vectors, np.float16, "r", shape=(num_rows, dimension))
+        return StoredVectors(rows, places, num_tokens)
 
     def _fill(
         self, index: sqlite3.Connection, texts: Sequence[str], digests: Sequence[bytes], progress: Progress
@@ -217,6 +267,23 @@ class EmbeddingCache:
             ) from error
         finally:
             index.close()
+
+
+class StoredVectors:
+    """Unit vectors of some texts, in their order, read from the cache's file a part at a time.
+
+    Indexing by a slice or an array of rows gives float32 [rows, dimension].
+    """
+
+    def __init__(self, rows: NDArray[np.float16], places: NDArray[np.int64], num_tokens: NDArray[np.int64]) -> None:
+        self._rows, self._places, self.num_tokens = rows, places, num_tokens
+        self.shape = len(places), rows.shape[1]
+
+    def __getitem__(self, rows: "slice | NDArray[np.int64]") -> Floats:
+        vectors = self._rows[self._places[rows]].astype(np.float32)
+        # Half precision moves the length by up to 1e-3; cosines are meant.
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
 
 def _entries(index: sqlite3.Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:

@@ -9,31 +9,39 @@ from app.opening import opened_store
 from app.options import JsonFile, StoreUrl
 from app.terminal import escape, progress_bar, show_table, write_json
 
+_FATES = {"keep": "kept short", "drop": "dropped", "deeper": "after searching deeper"}
+
 
 def mine(
     recipe: Annotated[Path, typer.Argument(help="A mining recipe (TOML).")],
     store: StoreUrl = None,
     json: JsonFile = None,
 ) -> None:
-    """Mine negatives: BM25 and a dense teacher propose, a positive-aware ceiling keeps suspected positives out."""
-    from app.encoders import embedding_cache
+    """Mine negatives: teachers propose, a ceiling below the positive keeps suspected positives out."""
+    from app.encoders import build_teacher
     from app.recipes import load_recipe
     from curation.mining.mining import mine as run
     from curation.mining.recipe import MineRecipe
 
     resolved = load_recipe(recipe, MineRecipe)
-    with opened_store(store) as opened, progress_bar(f"Mining {resolved.name}: embedding") as progress:
-        report = run(opened, resolved, embedding_cache(resolved.teacher), progress=progress)
+    with opened_store(store) as opened, progress_bar(f"Mining {resolved.name}") as progress:
+        report = run(opened, resolved, build_teacher, progress=progress)
+    found = report.to_dict()
+    columns = ["teacher", "proposed", "known positives", f"refused by {resolved.method}", "survivors", "survival"]
     rows = [
+        (of["teacher"], of["num_proposed"], of["num_known_positives"], of["num_over_ceiling"], of["num_survivors"],
+         of["survival_rate"])
+        for of in [*found["teachers"], found | {"teacher": "all"}]
+    ]  # fmt: skip
+    show_table(f"Mining {escape(resolved.name)}: what was proposed", columns, rows)
+    counts = [
         ("examples", report.num_examples),
-        ("passages proposed", report.num_proposed),
-        ("known positives among them", report.num_known_positives),
-        (f"not below {resolved.percentage:.0%} of the positive", report.num_over_ceiling),
-        ("survivors", report.num_survivors),
         ("negatives kept", report.num_candidates),
-        ("examples with fewer than asked", report.num_short_of_negatives),
+        (f"examples with fewer than asked ({_FATES[resolved.too_few]})", report.num_short_of_negatives),
         ("findings new to the store", report.num_new),
     ]
-    show_table(f"Mining {escape(resolved.name)}", ["what", "number"], rows)
+    if resolved.too_few == "deeper":
+        counts.insert(2, ("queries searched deeper", report.num_searched_deeper))
+    show_table("What was kept", ["what", "number"], counts)
     if json is not None:
-        write_json(json, report.to_dict())
+        write_json(json, found)

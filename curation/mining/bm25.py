@@ -46,6 +46,13 @@ class Bm25:
             indices[row, : len(found)], scores[row, : len(found)] = found, of_all[found]
         return indices, scores
 
+    def scores(self, query: str) -> NDArray[np.float32]:
+        """The query's score with every passage, [passages]; 0 without a common word."""
+        (words,) = _words([query])
+        if not words or not self._has_words:
+            return np.zeros(self._num_passages, np.float32)
+        return np.asarray(self._index.get_scores(words), np.float32)
+
 
 def top_documents(
     queries: Sequence[str], passages: Sequence[str], k: int

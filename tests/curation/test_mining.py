@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 
-from curation.embeddings import EmbeddingCache
+from curation.embeddings import EmbeddingCache, Progress
 from curation.errors import CurationError
 from curation.importing.pairs import import_pairs
 from curation.importing.rows import import_beir
+from curation.mining import teachers
 from curation.mining.bm25 import top_documents
-from curation.mining.mining import MineReport, mine, positive_aware_ceiling
+from curation.mining.mining import BuildTeacher, mine
 from curation.mining.recipe import MineRecipe
+from curation.mining.reporting import MineReport
 from db.examples import NewCandidate, put_candidates
 from db.runs import start_run
 from db.store import Store
@@ -25,6 +28,10 @@ from db.tables.ledger import Run
 from db.tables.schema import tables_in_order
 from db.tables.texts import Passage, Query
 from db.texts import put_passages
+
+BM25 = {"kind": "bm25"}
+DENSE = {"kind": "bi_encoder", "model": "table"}
+BOTH: dict[str, object] = {"teachers": [BM25, DENSE], "judge": DENSE}
 
 
 class TableEncoder:
@@ -63,14 +70,25 @@ def _import(
 
 
 def _recipe(**changes: object) -> MineRecipe:
-    return MineRecipe.model_validate({"name": "m", "collection": "set", "proposers": ["dense"], **changes})
+    return MineRecipe.model_validate({"name": "m", "collection": "set", "teachers": [DENSE], **changes})
+
+
+def _build(folder: Path, vectors: Mapping[str, Sequence[float]]) -> BuildTeacher:
+    cache = EmbeddingCache(folder / "cache", TableEncoder(vectors))
+
+    def build(spec: Any, passages: Sequence[str], progress: Progress) -> teachers.Teacher:
+        return (
+            teachers.Bm25Teacher(passages) if spec.kind == "bm25" else teachers.BiEncoderTeacher(passages, cache, cache)
+        )
+
+    return build
 
 
 def _mine(
     store: Store, folder: Path, vectors: Mapping[str, Sequence[float]], recipe: MineRecipe
 ) -> tuple[MineReport, dict[tuple[str, str], list[str]]]:
     """The report, and the mined texts of each (query, positive) in the order in which they were kept."""
-    report = mine(store, recipe, EmbeddingCache(folder / "cache", TableEncoder(vectors)))
+    report = mine(store, recipe, _build(folder, vectors))
     positive, mined = aliased(Passage), aliased(Passage)
     with store.read() as session:
         rows = session.execute(
@@ -88,15 +106,6 @@ def _mine(
     return report, found
 
 
-@pytest.mark.parametrize(
-    ("positive", "percentage", "ceiling"),
-    [(0.8, 0.95, 0.76), (0.8, 1.0, 0.8), (0.0, 0.95, 0.0), (-0.2, 0.95, -0.21), (-0.2, 0.5, -0.3)],
-)
-def test_ceiling_is_below_the_positive_whatever_its_sign(positive: float, percentage: float, ceiling: float) -> None:
-    found = positive_aware_ceiling(np.array([positive], np.float32), percentage=percentage)
-    assert found.tolist() == pytest.approx([ceiling])
-
-
 def _brute_force(
     query: str, positives: Sequence[str], documents: Sequence[str], vectors: Mapping[str, Sequence[float]],
     recipe: MineRecipe,
@@ -110,7 +119,7 @@ def _brute_force(
     (by_bm25,), _ = top_documents([query], documents, depth)
     proposed |= {documents[place] for place in by_bm25 if place >= 0}
     lowest = min(map(cosine, positives))
-    ceiling = lowest - abs(lowest) * (1 - recipe.percentage)
+    ceiling = lowest - abs(lowest) * (1 - recipe.threshold)
     kept = [text for text in proposed if text not in positives and cosine(text) < ceiling]
     return sorted(kept, key=lambda text: -cosine(text))[: recipe.num_negatives]
 
@@ -124,7 +133,7 @@ def test_mined_negatives_equal_brute_force_on_uneven_data(store: Store, tmp_path
     judged = dict(zip(queries, [[3], [7, 8], [50, 1, 20], [4], [59, 0]], strict=True))
     vectors = {text: draws.standard_normal(3).tolist() for text in [*documents, *queries]}
     vectors[documents[4]] = [-x for x in vectors[queries[3]]]  # nothing can stay below this positive
-    recipe = _recipe(proposers=["bm25", "dense"], depth=9, num_negatives=4, percentage=0.9)
+    recipe = _recipe(**BOTH, depth=9, num_negatives=4, value=0.9)
     _import(store, tmp_path / "set", documents, judged)
     report, found = _mine(store, tmp_path, vectors, recipe)
     expected = {
@@ -138,15 +147,16 @@ def test_mined_negatives_equal_brute_force_on_uneven_data(store: Store, tmp_path
     assert (report.num_examples, report.num_queries) == (9, 5)
     assert report.num_candidates == sum(map(len, expected.values()))
     assert report.num_short_of_negatives == 9 - sum(len(kept) == 4 for kept in expected.values())
-    assert report.num_proposed == report.num_known_positives + report.num_over_ceiling + report.num_survivors
+    of = report.all_teachers
+    assert of.num_proposed == of.num_known_positives + of.num_over_ceiling + of.num_survivors
 
 
 def test_negative_at_the_ceiling_is_refused_and_just_below_kept(store: Store, tmp_path: Path) -> None:
     vectors = {"q": _at(1.0), "p": _at(0.6), "same": _at(0.6), "below": _at(0.59), "above": _at(0.7)}
     _import(store, tmp_path / "set", ["p", "same", "below", "above"], {"q": [0]})
-    report, found = _mine(store, tmp_path, vectors, _recipe(percentage=1.0))
+    report, found = _mine(store, tmp_path, vectors, _recipe(value=1.0))
     assert found == {("q", "p"): ["below"]}
-    assert (report.num_over_ceiling, report.num_survivors) == (2, 1)
+    assert (report.all_teachers.num_over_ceiling, report.all_teachers.num_survivors) == (2, 1)
 
 
 def test_ceiling_comes_from_the_lowest_positive_of_the_query(store: Store, tmp_path: Path) -> None:
@@ -168,7 +178,7 @@ def test_text_equal_to_a_positive_but_for_case_and_space_is_no_negative(store: S
     _import(store, tmp_path / "set", ["The  Cat", "the cat", "a dog"], {"q": [0]})
     report, found = _mine(store, tmp_path, vectors, _recipe())
     assert found == {("q", "The  Cat"): ["a dog"]}
-    assert report.num_known_positives == 2
+    assert report.all_teachers.num_known_positives == 2
 
 
 def test_positive_from_another_import_lowers_the_ceiling_and_is_no_negative(store: Store, tmp_path: Path) -> None:
@@ -206,7 +216,7 @@ def test_collection_that_is_not_there_is_refused(store: Store, tmp_path: Path) -
 def test_both_proposers_finding_one_passage_are_two_sourcings_of_one_candidate(store: Store, tmp_path: Path) -> None:
     vectors = {"lion": _at(1.0), "lion one": _at(0.9), "lion two": _at(0.5), "tiger": _at(0.6), "zebra": _at(-0.9)}
     _import(store, tmp_path / "set", ["lion one", "lion two", "tiger", "zebra"], {"lion": [0]})
-    _, found = _mine(store, tmp_path, vectors, _recipe(proposers=["bm25", "dense"], depth=2))
+    _, found = _mine(store, tmp_path, vectors, _recipe(**BOTH, depth=2))
     assert found == {("lion", "lion one"): ["tiger", "lion two"]}
     with store.read() as session:
         rows = session.execute(
@@ -234,9 +244,9 @@ def test_second_mining_finds_the_same_and_writes_nothing(store: Store, tmp_path:
             tables = tables_in_order()
             return {table.name: session.scalar(select(func.count()).select_from(table)) or 0 for table in tables}
 
-    first, found = _mine(store, tmp_path, vectors, _recipe(proposers=["bm25", "dense"]))
+    first, found = _mine(store, tmp_path, vectors, _recipe(**BOTH))
     before = counts()
-    again, found_again = _mine(store, tmp_path, vectors, _recipe(proposers=["bm25", "dense"]))
+    again, found_again = _mine(store, tmp_path, vectors, _recipe(**BOTH))
     assert (found_again, counts(), again.num_new) == (found, before, 0)
     assert first.num_new > 0
     assert first.to_dict() | {"num_new": 0} == again.to_dict()
@@ -260,7 +270,7 @@ def test_queries_go_through_block_by_block(store: Store, tmp_path: Path) -> None
     vectors = {"a": _at(0.9), "b": _at(0.8), "c": _at(0.7), "n": _at(0.1)} | dict.fromkeys(queries, _at(1.0))
     _import(store, tmp_path / "set", ["a", "b", "c", "n"], queries)
     seen: list[tuple[int, int | None]] = []
-    cache = EmbeddingCache(tmp_path / "cache", TableEncoder(vectors))
-    report = mine(store, _recipe(num_negatives=1), cache, progress=lambda *at: seen.append(at))
+    build = _build(tmp_path, vectors)
+    report = mine(store, _recipe(num_negatives=1), build, progress=lambda *at: seen.append(at))
     assert (report.num_examples, report.num_short_of_negatives) == (1_203, 0)
-    assert seen[-2:] == [(1_200, 1_203), (1_203, 1_203)]
+    assert seen[-2:] == [(1_024, 1_203), (1_203, 1_203)]
