@@ -8,7 +8,7 @@ Legend: Q queries, W passages proposed for a query, k negatives.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,10 +178,10 @@ class Chooser:
         width = max(1, *map(len, of.scores))
         places = np.full((len(of.scores), width), -1, np.int64)
         # Double precision: six decimals of a single would not be the number that is stored.
-        scores: Any = np.full((len(of.scores), width), np.nan)
+        scores = np.full((len(of.scores), width), np.nan)
         for row, by_place in enumerate(of.scores):
             places[row, : len(by_place)], scores[row, : len(by_place)] = list(by_place), list(by_place.values())
-        return keep_below(places, scores, limits_Q, width, shift=self._recipe.shift, excluded=known)
+        return keep_below(places, cast("Floats", scores), limits_Q, width, shift=self._recipe.shift, excluded=known)
 
     def _sampled(self, places_QW: Indices, scores_QW: Floats, texts: list[str]) -> Indices:
         recipe = self._recipe
