@@ -1,13 +1,16 @@
 """`gradus mine`: hard negatives from the corpus, by a recipe."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.opening import opened_store
 from app.options import JsonFile, StoreUrl
-from app.terminal import escape, progress_bar, show_table, write_json
+from app.terminal import console, escape, progress_bar, show_table, write_json
+
+if TYPE_CHECKING:
+    from curation.mining.recipe import MineRecipe
 
 _FATES = {"keep": "kept short", "drop": "dropped", "deeper": "after searching deeper"}
 
@@ -16,6 +19,10 @@ def mine(
     recipe: Annotated[Path, typer.Argument(help="A mining recipe (TOML).")],
     store: StoreUrl = None,
     json: JsonFile = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Mine nothing: show what each threshold of the method keeps and catches.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="With --sweep: draw it (PNG).")] = None,
 ) -> None:
     """Mine negatives: teachers propose, a ceiling below the positive keeps suspected positives out."""
     from app.encoders import build_teacher
@@ -23,7 +30,12 @@ def mine(
     from curation.mining.mining import mine as run
     from curation.mining.recipe import MineRecipe
 
+    if plot is not None and not sweep:
+        raise typer.BadParameter("--plot draws a sweep: add --sweep")
     resolved = load_recipe(recipe, MineRecipe)
+    if sweep:
+        _sweep(resolved, store, json, plot)
+        return
     with opened_store(store) as opened, progress_bar(f"Mining {resolved.name}") as progress:
         report = run(opened, resolved, build_teacher, progress=progress)
     found = report.to_dict()
@@ -45,3 +57,26 @@ def mine(
     show_table("What was kept", ["what", "number"], counts)
     if json is not None:
         write_json(json, found)
+
+
+def _sweep(recipe: "MineRecipe", store: str | None, json: Path | None, plot: Path | None) -> None:
+    from app.encoders import build_teacher
+    from curation.mining.sweep import draw_sweep
+    from curation.mining.sweep import sweep as run
+
+    with opened_store(store) as opened, progress_bar(f"Sweeping {recipe.name}") as progress:
+        found = run(opened, recipe, build_teacher, progress=progress)
+    columns = ["teacher", recipe.method, "survivors", "false among them", "taken", "false among them", "short"]
+    rows = [
+        (point.teacher, point.value, point.num_survivors, point.num_false_survivors, point.num_taken,
+         point.num_false_taken, point.num_short)
+        for point in found.points
+    ]  # fmt: skip
+    show_table(f"Sweep of {escape(recipe.name)}: {found.num_examples:,} examples", columns, rows)
+    for teacher, number in found.num_false.items():
+        console.print(f"{escape(teacher)} proposed {number:,} judged false negatives")
+    if json is not None:
+        write_json(json, found.to_dict())
+    if plot is not None:
+        draw_sweep(found, plot)
+        console.print(f"Drew {escape(str(plot))}")

@@ -8,7 +8,7 @@ Legend: Q queries, W passages proposed for a query, k negatives.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from curation.mining.search import Floats, Indices
 from curation.mining.teachers import CeilingSearcher, Judge, Proposer, Teacher
 from curation.mining.work import Work
 from db.digest import digest_text
+
+Stored = NDArray[Any]  # double precision, rounded to six decimals
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Chooser:
         seen = [self._propose(teacher, queries, texts) for teacher in self._proposers]
         lists = self._lists(seen, texts)
         limits = {number: self._ceilings(number, queries) for number in {one.judge for one in lists}}
-        known = [self._work.known_places[query] for query in queries]
+        known = [self._work.known_places(query) for query in queries]
         survivors = [self._survivors(one, limits[one.judge], known, texts) for one in lists]
         self._count(seen, lists, survivors, known)
         kept = np.stack([self._sampled(*one, texts) for one in survivors])
@@ -132,13 +134,13 @@ class Chooser:
         values = iter(self._scores(judge, pairs).tolist())
         return [{place: next(values) for place in row} for row in places]
 
-    def _scores(self, judge: int, pairs: list[tuple[str, str]]) -> NDArray[np.float64]:
+    def _scores(self, judge: int, pairs: list[tuple[str, str]]) -> Stored:
         teacher = self.teachers[judge]
         if not isinstance(teacher, Judge):
             raise CurationError(f"teacher {teacher.name!r} cannot score pairs: name another one as [judge]")
         return np.array([round(value, 6) for value in teacher.score(pairs).tolist()])
 
-    def _ceilings(self, judge: int, queries: Sequence[int]) -> NDArray[np.float64]:
+    def _ceilings(self, judge: int, queries: Sequence[int]) -> Stored:
         recipe = self._recipe
         lowest = np.full(len(queries), np.nan)
         if recipe.method in ("margin", "percentage"):
@@ -153,7 +155,7 @@ class Chooser:
         return np.array([round(value, 6) for value in exact.tolist()])
 
     def _survivors(
-        self, of: _List, limits_Q: NDArray[np.float64], known: list[set[int]], texts: list[str]
+        self, of: _List, limits_Q: Stored, known: list[set[int]], texts: list[str]
     ) -> tuple[Indices, Floats]:
         """Passages below the ceiling, highest first, [Q, W]."""
         found = self._kept(of, limits_Q, known)
@@ -174,14 +176,13 @@ class Chooser:
         self._report.num_searched_deeper += len(rows)
         return self._kept(of, limits_Q, known)
 
-    def _kept(self, of: _List, limits_Q: NDArray[np.float64], known: list[set[int]]) -> tuple[Indices, Floats]:
+    def _kept(self, of: _List, limits_Q: Stored, known: list[set[int]]) -> tuple[Indices, Floats]:
         width = max(1, *map(len, of.scores))
         places = np.full((len(of.scores), width), -1, np.int64)
-        # Double precision: six decimals of a single would not be the number that is stored.
-        scores = np.full((len(of.scores), width), np.nan)
+        scores: Stored = np.full((len(of.scores), width), np.nan)
         for row, by_place in enumerate(of.scores):
             places[row, : len(by_place)], scores[row, : len(by_place)] = list(by_place), list(by_place.values())
-        return keep_below(places, cast("Floats", scores), limits_Q, width, shift=self._recipe.shift, excluded=known)
+        return keep_below(places, scores, limits_Q, width, shift=self._recipe.shift, excluded=known)
 
     def _sampled(self, places_QW: Indices, scores_QW: Floats, texts: list[str]) -> Indices:
         recipe = self._recipe
@@ -228,7 +229,7 @@ class Chooser:
         row: int,
         seen: list[list[dict[int, _Seen]]],
         lists: list[_List],
-        limits: dict[int, NDArray[np.float64]],
+        limits: dict[int, Stored],
     ) -> list[Chosen]:
         by_place: dict[int, list[int]] = {}
         for place, number in entries:

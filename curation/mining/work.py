@@ -24,8 +24,8 @@ _LOOKUP_SIZE = 500
 class Work:
     """The work by store id, passages in the order of ids; a passage's place among them is what teachers answer with.
 
-    `known_places` are the places that may not become negatives of a query: its positives, and passages whose text is
-    one's but for case and white space.
+    `copies` are the places of each positive and of passages with its text but for case and white space: none of them
+    may become a negative of the positive's query.
     """
 
     passages: dict[int, str]
@@ -33,7 +33,7 @@ class Work:
     queries: dict[int, str]
     examples: dict[int, list[int]]
     positives: dict[int, set[int]]
-    known_places: dict[int, set[int]]
+    copies: dict[int, set[int]]
 
     @classmethod
     def load(cls, session: Session, recipe: MineRecipe) -> "Work":
@@ -59,28 +59,28 @@ class Work:
             if query in examples:
                 positives[query].add(positive)
         elsewhere = _texts(session, Passage, set(chain.from_iterable(positives.values())) - passages.keys())
-        known_places = _known_places(passages, elsewhere, positives)
-        return cls(passages, elsewhere, _texts(session, Query, examples), examples, positives, known_places)
+        copies = _copies(passages, elsewhere, set(chain.from_iterable(positives.values())))
+        return cls(passages, elsewhere, _texts(session, Query, examples), examples, positives, copies)
+
+    def known_places(self, query: int) -> set[int]:
+        """Places that may not become negatives of a query."""
+        return set().union(*(self.copies[passage] for passage in self.positives[query]))
+
+    def positive_text(self, passage: int) -> str:
+        return self.passages.get(passage) or self.positives_elsewhere[passage]
 
     def positive_texts(self, query: int) -> list[str]:
         """Texts of a query's known positives, in the order of ids."""
-        return [
-            self.passages.get(passage) or self.positives_elsewhere[passage] for passage in sorted(self.positives[query])
-        ]
+        return [self.positive_text(passage) for passage in sorted(self.positives[query])]
 
 
-def _known_places(
-    passages: dict[int, str], elsewhere: dict[int, str], positives: dict[int, set[int]]
-) -> dict[int, set[int]]:
-    texts = {
-        passage: _comparable(passages.get(passage) or elsewhere[passage])
-        for passage in set(chain.from_iterable(positives.values()))
-    }
+def _copies(passages: dict[int, str], elsewhere: dict[int, str], positives: set[int]) -> dict[int, set[int]]:
+    texts = {passage: _comparable(passages.get(passage) or elsewhere[passage]) for passage in positives}
     places: dict[str, set[int]] = {text: set() for text in texts.values()}
     for place, text in enumerate(map(_comparable, passages.values())):
         if text in places:
             places[text].add(place)
-    return {query: set().union(*(places[texts[passage]] for passage in of)) for query, of in positives.items()}
+    return {passage: places[text] for passage, text in texts.items()}
 
 
 def _comparable(text: str) -> str:
