@@ -15,6 +15,7 @@ from app.commands import (
     evaluate,
     generate,
     importing,
+    judge,
     mine,
     prompts,
     release,
@@ -39,6 +40,7 @@ cli.add_typer(prompts.commands, name="prompts")
 cli.command()(mine.mine)
 cli.command()(audit.score)
 cli.command()(audit.audit)
+cli.command()(judge.judge)
 cli.add_typer(release.commands, name="release")
 cli.command()(train.train)
 cli.command()(evaluate.evaluate)

@@ -177,6 +177,22 @@ class Budget(_Table):
         return self
 
 
+def refuse_unlimited(budget: Budget | None, model: str, max_output_tokens: int | None) -> None:
+    """A budget holds only where the worst case of an answer is known.
+
+    Raises:
+        ValueError: Nothing limits an answer's length, or dollars are limited and the model's price is not known.
+    """
+    from generator.models import facts_of
+
+    if budget is not None:
+        facts = facts_of(model)
+        if max_output_tokens is None and facts.max_output is None:
+            raise ValueError("a budget needs max_output_tokens: the worst case of each answer is reserved")
+        if budget.usd is not None and not facts.has_price:
+            raise ValueError(f"budget.usd needs a price, and none is known of {model!r}: use budget.tokens")
+
+
 class EmbeddingGate(_Table):
     """Negatives are measured as they arrive: similarity to the query must fall from grade to grade.
 
@@ -221,14 +237,7 @@ class GenerateRecipe(_Table):
 
     @model_validator(mode="after")
     def _a_budget_needs_a_limit_of_output(self) -> "GenerateRecipe":
-        from generator.models import facts_of
-
-        if self.budget is not None:
-            facts = facts_of(self.model)
-            if self.max_output_tokens is None and facts.max_output is None:
-                raise ValueError("a budget needs max_output_tokens: the worst case of each answer is reserved")
-            if self.budget.usd is not None and not facts.has_price:
-                raise ValueError(f"budget.usd needs a price, and none is known of {self.model!r}: use budget.tokens")
+        refuse_unlimited(self.budget, self.model, self.max_output_tokens)
         return self
 
     def identity(self) -> dict[str, object]:

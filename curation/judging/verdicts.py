@@ -1,0 +1,190 @@
+"""What judges say of negatives, as a release and its gates read it: the last word on a pair, the share of false ones.
+
+The last word is the confirming judge's where there is one, else the screening judge's; of one judge's, the newest. What
+becomes of a false negative is a policy of the release: `relabel` it as a positive, `drop` it, or `keep` it.
+"""
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from curation.judging.scope import run_ids
+from db.store import Store
+from db.tables.examples import Candidate, Example
+from db.tables.judgements import Judge, Judgement
+from db.tables.texts import Passage, Query
+
+_PAGE = 1_000
+_LOOKUP = 400
+_NUM_ROWS = 20
+_SHOWN = 300
+Policy = Literal["relabel", "drop", "keep"]
+_Negative = TypeVar("_Negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The last word on a pair."""
+
+    relevance: int
+    stage: str
+    judge: str
+    evidence: str
+    reason: str
+
+
+def sorted_by_policy(
+    negatives: Iterable[tuple[tuple[int, int], _Negative]], false: Container[tuple[int, int]], policy: Policy
+) -> tuple[list[_Negative], list[_Negative]]:
+    """(Negatives that stay negatives, those that become positives), in the order given.
+
+    Args:
+        negatives: (query id, passage id) with whatever stands for the negative.
+        false: Pairs that are judged relevant.
+    """
+    kept: list[_Negative] = []
+    positives: list[_Negative] = []
+    for pair, negative in negatives:
+        if policy == "keep" or pair not in false:
+            kept.append(negative)
+        elif policy == "relabel":
+            positives.append(negative)
+    return kept, positives
+
+
+def false_negatives(
+    session: Session, example_ids: Sequence[int], *, judge: str | None = None, threshold: int = 2
+) -> set[tuple[int, int]]:
+    """(Query id, passage id) of these examples' negatives whose last word is at least `threshold`.
+
+    Args:
+        judge: Model whose judgements alone count; None for the last word of any.
+    """
+    found: set[tuple[int, int]] = set()
+    for start in range(0, len(example_ids), _LOOKUP):
+        some = Candidate.example_id.in_(example_ids[start : start + _LOOKUP])
+        pairs = (
+            select(Example.query_id, Candidate.passage_id)
+            .select_from(Candidate)
+            .join(Example, Candidate.example_id == Example.id)
+            .where(some, Candidate.role == "negative")
+        )
+        words = _last_words(session, pairs, judge)
+        found.update(pair for pair, verdict in words.items() if verdict.relevance >= threshold)
+    return found
+
+
+def judged_rate(
+    store: Store, runs: Sequence[str] = (), *, judge: str | None = None, threshold: int = 2
+) -> dict[str, Any]:
+    """How many of the runs' negatives are judged, and what share of those is false, with Wilson's 95 % interval.
+
+    Args:
+        runs: Names of the runs whose negatives count; all when empty.
+        judge: Model whose judgements alone count; None for the last word of any.
+
+    Returns:
+        `num_negatives`, `num_judged`, `num_false`, `rate` and `interval_95` (None without judgements), and `rows`: the
+        first false ones by id, with their evidence.
+
+    Raises:
+        CurationError: A name is no run's.
+    """
+    num = {"num_negatives": 0, "num_judged": 0, "num_false": 0}
+    rows: list[dict[str, Any]] = []
+    with store.read() as session:
+        statement = (
+            select(Candidate.id, Example.query_id, Candidate.passage_id)
+            .select_from(Candidate)
+            .join(Example, Candidate.example_id == Example.id)
+            .where(Candidate.role == "negative")
+            .order_by(Candidate.id)
+            .limit(_PAGE)
+        )
+        if runs:
+            statement = statement.where(Candidate.run_id.in_(run_ids(session, tuple(runs))))
+        last = 0
+        while page := session.execute(statement.where(Candidate.id > last)).all():
+            last = page[-1][0]
+            words = last_words(session, [(query, passage) for _, query, passage in page], judge)
+            false = {pair: word for pair, word in words.items() if word.relevance >= threshold}
+            pairs = [(query, passage) for _, query, passage in page]
+            num["num_negatives"] += len(pairs)
+            num["num_judged"] += sum(pair in words for pair in pairs)
+            num["num_false"] += sum(pair in false for pair in pairs)
+            rows += _rows(session, list(false.items())[: _NUM_ROWS - len(rows)])
+    rate = num["num_false"] / num["num_judged"] if num["num_judged"] else None
+    return {**num, "rate": rate, "interval_95": wilson(num["num_false"], num["num_judged"]), "rows": rows}
+
+
+def wilson(num_false: int, num_judged: int) -> tuple[float, float] | None:
+    """Wilson's 95 % interval of a share; None of nothing."""
+    from scipy.stats import binomtest
+
+    if not num_judged:
+        return None
+    interval = binomtest(num_false, num_judged).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def last_words(
+    session: Session, pairs: Sequence[tuple[int, int]], judge: str | None = None
+) -> dict[tuple[int, int], Verdict]:
+    """The last word on each of these (query id, passage id); pairs without one are left out."""
+    ordered = sorted(set(pairs))
+    found: dict[tuple[int, int], Verdict] = {}
+    for start in range(0, len(ordered), _LOOKUP):
+        part = set(ordered[start : start + _LOOKUP])
+        # By queries and by passages: a list of pairs takes the database several times as long.
+        by_query = Judgement.query_id.in_({query for query, _ in part})
+        by_passage = Judgement.passage_id.in_({passage for _, passage in part})
+        found.update(_newest(session, _select(judge).where(by_query, by_passage), part))
+    return found
+
+
+def _last_words(session: Session, pairs: Select[int, int], judge: str | None) -> dict[tuple[int, int], Verdict]:
+    of = pairs.distinct().subquery()
+    rows = _select(judge).join(of, (of.c.query_id == Judgement.query_id) & (of.c.passage_id == Judgement.passage_id))
+    return _newest(session, rows, None)
+
+
+def _select(judge: str | None) -> Select[*tuple[Any, ...]]:
+    """Judgements so that the last word on a pair comes last."""
+    statement = (
+        select(
+            Judgement.query_id,
+            Judgement.passage_id,
+            Judgement.relevance,
+            Judgement.stage,
+            Judge.model,
+            Judgement.evidence,
+            Judgement.reason,
+        )
+        .select_from(Judgement)
+        .join(Judge, Judge.id == Judgement.judge_id)
+        .order_by(Judgement.stage == "confirm", Judgement.id)
+    )
+    return statement if judge is None else statement.where(Judge.model == judge)
+
+
+def _newest(
+    session: Session, statement: Select[*tuple[Any, ...]], wanted: set[tuple[int, int]] | None
+) -> dict[tuple[int, int], Verdict]:
+    return {
+        (query, passage): Verdict(*verdict)
+        for query, passage, *verdict in session.execute(statement)
+        if wanted is None or (query, passage) in wanted
+    }
+
+
+def _rows(session: Session, false: Sequence[tuple[tuple[int, int], Verdict]]) -> list[dict[str, Any]]:
+    """What a person looks at: the texts, cut, and the judge's word."""
+    shown = []
+    for (query_id, passage_id), verdict in false:
+        query, passage = session.get_one(Query, query_id), session.get_one(Passage, passage_id)
+        texts = {"query": query.text[:_SHOWN], "passage": passage.text[:_SHOWN], "passage_digest": passage.digest}
+        shown.append({**texts, **asdict(verdict)})
+    return shown
