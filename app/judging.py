@@ -317,8 +317,9 @@ def _summary(session: Session, judging: Judging, asked: Asked) -> StageReport:
         .where(of_run, Judgement.judge_id == judging.judge_id)
         .group_by(Judgement.relevance)
     )
-    places = select(RunRequest.plan_index >= AGAIN, func.count()).where(of_run).group_by(RunRequest.plan_index >= AGAIN)
-    num = {bool(is_again): num for is_again, num in session.execute(places)}
+    is_again = RunRequest.plan_index >= AGAIN
+    counted = select(func.count().filter(~is_again), func.count().filter(is_again)).where(of_run)
+    num_pairs, num_again = session.execute(counted).one()
     reasons = select(Rejection.reason, func.count()).where(Rejection.run_id == run_id).group_by(Rejection.reason)
     tokens = session.execute(
         select(func.sum(Completion.input_tokens), func.sum(Completion.output_tokens))
@@ -332,9 +333,9 @@ def _summary(session: Session, judging: Judging, asked: Asked) -> StageReport:
         stage=judging.stage,
         run=judging.name,
         model=judging.table.model,
-        num_pairs=num.get(False, 0),
+        num_pairs=num_pairs,
         num_judged=sum(by_grade.values()),
-        num_asked_again=num.get(True, 0),
+        num_asked_again=num_again,
         num_new_answers=asked.num_new_answers,
         num_waiting=asked.num_waiting,
         num_failed=asked.num_failed,
