@@ -1,0 +1,100 @@
+"""LameR's answers by any engine, through the ledger: what was written for a query once is never paid for again."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from pydantic import Field
+
+from app.asking import ModelTable, ShowProgress, answers_at, ask, enqueue_new, place_of
+from app.errors import AppError
+from curation.mining.lamer import Answers, Question
+from db.digest import digest_of
+from db.runs import finish_run, start_run
+from db.store import Store
+from db.tables.ledger import Run
+from generator.plan import Planned
+from generator.prompt_pack import Entry, PromptPack
+from generator.wire import wire_body
+
+_PAGE = 200
+
+
+class LamerTable(ModelTable):
+    """Who writes LameR's answers; `num_samples` is its N."""
+
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    max_output_tokens: int | None = Field(default=200, ge=1)
+    num_samples: int = Field(default=5, ge=1, le=50)
+    pack: str = "curation_v1"
+    entry: str = "lamer_passage"
+
+    @property
+    def answerer(self) -> str:
+        """The LLM, its prompt's bytes and how it is sampled, for the teacher's version."""
+        return digest_of({**self.identity(), "prompt_digest": _entry(self).digest})
+
+
+def lamer_answers(
+    store: Store, table: LamerTable, *, name: str, on_progress: ShowProgress = lambda progress: None
+) -> Answers:
+    """What `Lamer` calls: asks `num_samples` answers to each question, as far as the ledger has none.
+
+    Args:
+        name: Of the run that asks; the same name and table is the same run, resumed.
+
+    The callable raises AppError when answers are still missing: a batch is out, the budget is spent, or it was stopped.
+    A question that the model refuses has fewer answers, and its failures stand in the ledger with their reasons.
+    """
+    entry = _entry(table)
+    identity = {**table.identity(), "name": name, "prompt_digest": entry.digest}
+
+    def answers(questions: Sequence[Question]) -> list[list[str]]:
+        with store.write() as session:
+            run_id = start_run(session, "lamer", name, identity, table.seed).id
+        enqueue_new(
+            store, run_id, (one for question in questions for one in _samples(table, entry, question)), table.model
+        )
+        asked = ask(store, run_id, table, None, table="lamer", on_progress=on_progress)
+        with store.write() as session:
+            state = "running" if asked.num_waiting or asked.num_failed else "finished"
+            finish_run(session, session.get_one(Run, run_id), {"num_failed": asked.num_failed}, state=state)
+        if asked.num_waiting:
+            why = "its budget is spent" if asked.is_out_of_budget else "run it again when they are there"
+            raise AppError(f"[lamer]: {asked.num_waiting:,} answers of {table.model!r} are missing; {why}")
+        return [found for page in _pages(questions) for found in _found(store, run_id, table, page)]
+
+    return answers
+
+
+def _samples(table: LamerTable, entry: Entry, question: Question) -> Iterator[Planned]:
+    variables = {
+        "query": question.query,
+        "candidates": question.candidates,
+        "wording": question.wording.several,
+        "wording_of_one": question.wording.one,
+    }
+    key = _key(question)
+    body = wire_body(table, entry, entry.render(variables), key=key)
+    for sample in range(table.num_samples):
+        yield Planned(place_of(key, sample), f"{key[:40]}-{sample}", entry.name, {}, {}, body, sample)
+
+
+def _key(question: Question) -> str:
+    return digest_of([question.query, list(question.candidates), question.wording.several, question.wording.one])
+
+
+def _found(store: Store, run_id: int, table: LamerTable, questions: Sequence[Question]) -> list[list[str]]:
+    places = [[place_of(_key(question), sample) for sample in range(table.num_samples)] for question in questions]
+    with store.read() as session:
+        texts = answers_at(session, run_id, [place for of_one in places for place in of_one])
+    return [[texts[place] for place in of_one if place in texts] for of_one in places]
+
+
+def _pages(questions: Sequence[Question]) -> Iterator[list[Question]]:
+    iterator = iter(questions)
+    while page := list(islice(iterator, _PAGE)):
+        yield page
+
+
+def _entry(table: LamerTable) -> Entry:
+    return PromptPack.load(table.pack).entry(table.entry)
