@@ -7,7 +7,7 @@ drawn from what names it in every store, so that resuming, paging and merging ne
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import func, select
@@ -28,6 +28,7 @@ from generator.recipe import Budget, Engine, OpenAiBatchEngine, refuse_unlimited
 # First questions stand below it; the second question of the same place stands this much further on.
 AGAIN = 1 << 61
 _CHUNK = 200
+_Item = TypeVar("_Item")
 ShowProgress = Callable[[Progress], None]
 
 
@@ -72,18 +73,24 @@ def place_of(*names: str | int) -> int:
     return int(digest_of(list(names))[:16], 16) >> 3
 
 
-def enqueue_new(store: Store, run_id: int, questions: Iterable[Planned], model: str) -> int:
-    """Put questions into the ledger, a chunk at a time; one whose place the run has already is left out.
+def enqueue_new(
+    store: Store, run_id: int, items: Iterable[tuple[int, _Item]], plan: Callable[[_Item], Planned], model: str
+) -> int:
+    """Put questions into the ledger, a chunk at a time; one whose place the run has already is not even made.
+
+    Args:
+        items: The place of each question, and what it is about.
+        plan: Makes the question.
 
     Returns how many places are new.
     """
     num = 0
-    for chunk in _chunks(questions):
-        by_place = {item.plan_index: item for item in reversed(chunk)}
+    for chunk in _chunks(items):
+        by_place = dict(reversed(chunk))
         with store.read() as session:
             known = RunRequest.plan_index.in_(list(by_place))
             taken = set(session.scalars(select(RunRequest.plan_index).where(RunRequest.run_id == run_id, known)))
-        fresh = [item for place, item in sorted(by_place.items()) if place not in taken]
+        fresh = [plan(item) for place, item in sorted(by_place.items(), key=_first) if place not in taken]
         if fresh:
             with store.write() as session:
                 enqueue(session, run_id, fresh, model)
@@ -184,7 +191,11 @@ def _open(session: Session, run_id: int, *, is_read: bool) -> tuple[int, int]:
     return sum(counts.values()) + (done if is_read else 0), failed
 
 
-def _chunks(items: Iterable[Planned]) -> Iterator[list[Planned]]:
+def _first(pair: tuple[int, Any]) -> int:
+    return pair[0]
+
+
+def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, _CHUNK)):
         yield chunk

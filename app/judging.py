@@ -6,10 +6,11 @@ own budget, and resumes by being run again. An answer that cannot be used is a r
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
@@ -70,6 +71,12 @@ class JudgeRecipe(BaseModel):
     confirm: ConfirmTable | None = None
     ceiling: Ceiling = Ceiling()
     max_rejected: float = Field(default=0.5, gt=0, le=1, description="Share of answers; above it the run fails.")
+
+    @model_validator(mode="after")
+    def _two_judges_are_two(self) -> Self:
+        if self.confirm is not None and self.confirm.model == self.screen.model:
+            raise ValueError(f"confirm.model = {self.confirm.model!r} screens already: a judge cannot confirm itself")
+        return self
 
     @field_validator("scope", mode="before")
     @classmethod
@@ -183,12 +190,15 @@ class Judging:
     def plan(self) -> None:
         """Put every question into the ledger that is not there yet."""
         with self.store.read() as reading:
-            enqueue_new(self.store, self.run_id, self.questions(reading), self.table.model)
+            pairs = ((_place(pair), pair) for pair in self._pairs(reading))
+            enqueue_new(self.store, self.run_id, pairs, self._question, self.table.model)
 
     def questions(self, session: Session) -> Iterator[Planned]:
         """Every question of the scope, in the order of ids."""
-        for page in pages_of(session, self.recipe.scope, self._passed):
-            yield from (self._question(pair) for pair in page)
+        return (self._question(pair) for pair in self._pairs(session))
+
+    def _pairs(self, session: Session) -> Iterator[Pair]:
+        return chain.from_iterable(pages_of(session, self.recipe.scope, self._passed))
 
     def _question(self, pair: Pair) -> Planned:
         given = {
@@ -200,8 +210,7 @@ class Judging:
         body = wire_body(self.table, self.entry, self.entry.render(given), key=custom_id)
         # Digests, not keys: the answer is read in whichever store it comes to.
         source = {"query": pair.query_digest, "passage": pair.passage_digest}
-        place = place_of(pair.query_digest, pair.passage_digest)
-        return Planned(place, custom_id, self.entry.name, {}, source, body)
+        return Planned(_place(pair), custom_id, self.entry.name, {}, source, body)
 
     def cell_of(self, plan_index: int) -> int:
         """Judging has no attribute cells."""
@@ -274,6 +283,10 @@ class Judging:
                 f"{self.recipe.max_rejected:.0%} (most: {most}); nothing is lost: try another model or raise it"
             )
         return report
+
+
+def _place(pair: Pair) -> int:
+    return place_of(pair.query_digest, pair.passage_digest)
 
 
 def _entry(recipe: JudgeRecipe) -> Entry:

@@ -51,9 +51,9 @@ def lamer_answers(
     def answers(questions: Sequence[Question]) -> list[list[str]]:
         with store.write() as session:
             run_id = start_run(session, "lamer", name, identity, table.seed).id
-        enqueue_new(
-            store, run_id, (one for question in questions for one in _samples(table, entry, question)), table.model
-        )
+        samples = ((place_of(_key(question), number), (question, number))
+                   for question in questions for number in range(table.num_samples))  # fmt: skip
+        enqueue_new(store, run_id, samples, lambda sample: _planned(table, entry, *sample), table.model)
         asked = ask(store, run_id, table, None, table="lamer", on_progress=on_progress)
         with store.write() as session:
             state = "running" if asked.num_waiting or asked.num_failed else "finished"
@@ -66,7 +66,7 @@ def lamer_answers(
     return answers
 
 
-def _samples(table: LamerTable, entry: Entry, question: Question) -> Iterator[Planned]:
+def _planned(table: LamerTable, entry: Entry, question: Question, number: int) -> Planned:
     variables = {
         "query": question.query,
         "candidates": question.candidates,
@@ -75,8 +75,7 @@ def _samples(table: LamerTable, entry: Entry, question: Question) -> Iterator[Pl
     }
     key = _key(question)
     body = wire_body(table, entry, entry.render(variables), key=key)
-    for sample in range(table.num_samples):
-        yield Planned(place_of(key, sample), f"{key[:40]}-{sample}", entry.name, {}, {}, body, sample)
+    return Planned(place_of(key, number), f"{key[:40]}-{number}", entry.name, {}, {}, body, number)
 
 
 def _key(question: Question) -> str:

@@ -42,8 +42,13 @@ class RunProgress:
 
 
 def progress_of_last_runs(session: Session, limit: int = 3) -> list[RunProgress]:
-    """The newest generation runs, those that go on first."""
-    runs = select(Run).where(Run.kind == "generate").order_by(Run.state != "running", Run.id.desc()).limit(limit)
+    """The newest runs that ask a model, generation and judging, those that go on first."""
+    runs = (
+        select(Run)
+        .where(Run.kind.in_(("generate", "judge")))
+        .order_by(Run.state != "running", Run.id.desc())
+        .limit(limit)
+    )
     return [run_progress(session, run) for run in session.scalars(runs)]
 
 

@@ -153,7 +153,9 @@ def _compare(store: "Store", people: str, model: str | None) -> dict[str, Any]:
             decisions, num_unknown = file_decisions(session, Path(people))
             found = agreement(session, iter(decisions), num_unknown=num_unknown, judge=model)
         else:
-            collection, _, split = people.rpartition(":")
+            collection, mark, split = people.rpartition(":")
+            if not mark:
+                raise AppError(f"--agreement {people}: no such file; give COLLECTION:SPLIT or a JSONL or CSV file")
             found = agreement(session, qrels_decisions(session, collection, split), judge=model)
     rows: list[tuple[str, Any]] = [
         ("decisions of people", found.num_decisions),

@@ -89,7 +89,7 @@ def asked_about(body: dict[str, Any], tag: str) -> str:
 def fill_negatives(store: Store, num: int, *, origins: tuple[str, ...] = ("synthetic",)) -> None:
     """`num` examples whose negatives say `number N grade G` with G = N mod 4, one of each origin."""
     with store.write() as session:
-        run = start_run(session, "generate", "writing", {"recipe": 1}, 0)
+        run = start_run(session, "generate", "writing", {"model": "writer"}, 0)
         for number in range(num):
             (query,) = put_queries(session, [f"question {number}?"])
             grade = number % 4
