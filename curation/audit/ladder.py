@@ -9,14 +9,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from curation.audit.order_audit import AuditReport, GroupAudit
+from curation.audit.order_audit import OrderAudit
+from curation.audit.order_statistics import GroupAudit
 from curation.audit.ordering import GRADE_OF_RANK
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 _COLOUR = {"positive": "#009E73", "hard": "#D55E00", "medium": "#E69F00", "easy": "#56B4E9", "mined": "#666666"}
 
 
-def draw_ladder(report: AuditReport, path: Path) -> None:
+def draw_ladder(report: OrderAudit, path: Path) -> None:
     """Write the ladder of every run as a PNG; the same report gives the same bytes."""
     groups = report.groups
     heights = [len(group.rungs()) + 0.9 for group in groups]

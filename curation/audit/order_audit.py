@@ -4,10 +4,9 @@ Candidates stream from the store; what is kept is a few numbers each. Results ar
 candidates, because two runs over the same pairs are two ways of writing, and each has its own order.
 """
 
-from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -15,120 +14,23 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Row, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from curation.audit.ordering import CROSS_GRADE_PAIRS, bootstrap_interval, kendall_tau_b, pair_outcomes
+from curation.audit.order_statistics import GroupAudit, Negative
+from curation.audit.scope import scope_of
 from curation.errors import CurationError
 from db.store import Store
 from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.ledger import Run
 from db.tables.texts import Passage, Query
 
-_NUM_WORST = 10
+_BATCH = 500
 Progress = Callable[[int, int | None], None]
+# Unit vectors of texts by digest, [texts, dimension]; a text that was never embedded is a row of NaN.
+VectorsOf = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 @dataclass(slots=True)
-class RankStatistics:
-    """Numbers of the candidates at one rank, one entry each."""
-
-    similarity: "array[float]" = field(default_factory=lambda: array("d"))
-    positive: "array[float]" = field(default_factory=lambda: array("d"))
-    length_ratio: "array[float]" = field(default_factory=lambda: array("d"))
-    is_truncated: "array[int]" = field(default_factory=lambda: array("b"))
-
-    def to_dict(self) -> dict[str, Any]:
-        values, positive = np.array(self.similarity), np.array(self.positive)
-        quartiles = np.quantile(values, [0.25, 0.5, 0.75])
-        return {
-            "num": len(values),
-            "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
-            "quartiles": [float(value) for value in quartiles],
-            "above_positive": float((values > positive).mean()),
-            "length_ratio": float(np.median(np.array(self.length_ratio))),
-            "truncated": float(np.array(self.is_truncated).mean()),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Inversion:
-    """A pair whose easier negative is the more similar one."""
-
-    query: str
-    harder_rank: int
-    easier_rank: int
-    gap: float
-
-
-@dataclass(slots=True)
-class GroupAudit:
-    """One run's candidates, by rank (None: mined or imported, no rank)."""
-
-    run: str
-    kind: str
-    ranks: dict[int | None, RankStatistics] = field(default_factory=dict)
-    positive: "array[float]" = field(default_factory=lambda: array("d"))
-    positive_is_truncated: "array[int]" = field(default_factory=lambda: array("b"))
-    outcomes: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-    right: "array[float]" = field(default_factory=lambda: array("d"))
-    pairs: "array[float]" = field(default_factory=lambda: array("d"))
-    taus: "array[float]" = field(default_factory=lambda: array("d"))
-    num_inversions: int = 0
-    worst: list[Inversion] = field(default_factory=list)
-
-    def rungs(self) -> list[tuple[str, NDArray[np.float64]]]:
-        """(label, similarities) per rung, the positive first: what the ladder draws."""
-        ranks = sorted(self.ranks, key=_rank_order)
-        negatives = [(rank_label(rank), np.array(self.ranks[rank].similarity)) for rank in ranks]
-        return [("positive", np.array(self.positive)), *negatives]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "run": self.run,
-            "kind": self.kind,
-            "num_examples": len(self.positive),
-            "positive": {
-                "mean": float(np.mean(self.positive)),
-                "truncated": float(np.mean(self.positive_is_truncated)),
-            },
-            "ranks": {rank_label(r): self.ranks[r].to_dict() for r in sorted(self.ranks, key=_rank_order)},
-            "order": self._order() if sum(self.pairs) else None,
-        }
-
-    def _order(self) -> dict[str, Any]:
-        right, pairs = np.array(self.right), np.array(self.pairs)
-        by_pair = {
-            f"N{hard}>N{easy}": float(np.mean(self.outcomes[hard, easy]))
-            for hard, easy in CROSS_GRADE_PAIRS
-            if (hard, easy) in self.outcomes
-        }
-        worst = [
-            {"query": one.query, "harder": f"N{one.harder_rank}", "easier": f"N{one.easier_rank}", "gap": one.gap}
-            for one in self.worst
-        ]
-        return {
-            "accuracy": float(right.sum() / pairs.sum()),
-            "interval_95": bootstrap_interval(right, pairs),
-            "num_pairs": int(pairs.sum()),
-            "by_pair": by_pair,
-            "tau_b": float(np.mean(self.taus)) if self.taus else None,
-            "num_inversions": self.num_inversions,
-            "whole_order_right": float((right == pairs)[pairs > 0].mean()),
-            "worst_inversions": worst,
-        }
-
-
-def rank_label(rank: int | None) -> str:
-    """N1, N2, ... as in the papers; `mined` for candidates without a rank."""
-    return "mined" if rank is None else f"N{rank}"
-
-
-def _rank_order(rank: int | None) -> int:
-    return 1_000 if rank is None else rank
-
-
-@dataclass(slots=True)
-class AuditReport:
-    """The audit of a store by one teacher."""
+class OrderAudit:
+    """The order in a store by one teacher."""
 
     teacher: str
     version: str
@@ -142,28 +44,43 @@ class AuditReport:
         }
 
 
-def audit(store: Store, *, teacher: str, progress: Progress = lambda done, total: None) -> AuditReport:
+def audit(
+    store: Store,
+    *,
+    teacher: str,
+    runs: Sequence[str] = (),
+    vectors: VectorsOf | None = None,
+    progress: Progress = lambda done, total: None,
+) -> OrderAudit:
     """Audit every negative that the teacher (a name; its newest version) has scored.
 
+    Args:
+        runs: Names of the runs to audit; all with negatives when empty.
+        vectors: Where embeddings by the teacher are had from; without it, similarity to the positive is unknown.
+
     Raises:
-        CurationError: The teacher has scored nothing here.
+        CurationError: The teacher has scored nothing here, or a run has no negatives.
     """
     with store.read() as session:
         frozen = newest_teacher(session, teacher)
-        runs = {key: (name, kind) for key, name, kind in session.execute(select(Run.id, Run.name, Run.kind))}
-        total = session.scalar(select(func.count()).select_from(Candidate).where(Candidate.role == "negative"))
+        scope = scope_of(session, runs)
+        of_these = (Candidate.role == "negative") & scope.candidates()
+        total = session.scalar(select(func.count()).select_from(Candidate).where(of_these))
         groups: dict[int, GroupAudit] = {}
         done = 0
-        for rows in _by_example(_rows(session, frozen.id)):
-            for run_id in sorted({row.run_id for row in rows}):
-                group = groups.setdefault(run_id, GroupAudit(*runs[run_id]))
-                _add_example(group, [row for row in rows if row.run_id == run_id], frozen.max_length)
-            done += len(rows)
+        for examples in _batches(_by_example(_rows(session, frozen.id, scope.candidates()))):
+            near = _similarity_to_positive(examples, vectors)
+            for rows in examples:
+                for run_id in sorted({row.run_id for row in rows}):
+                    run = scope.runs[run_id]
+                    group = groups.setdefault(run_id, GroupAudit(run.name, run.kind))
+                    _add_example(group, [row for row in rows if row.run_id == run_id], frozen.max_length, near)
+                done += len(rows)
             progress(done, total)
     return _report(frozen, list(groups.values()))
 
 
-def audit_sample(store: Store, *, teacher: str, num_runs: int, num_examples: int) -> AuditReport:
+def audit_sample(store: Store, *, teacher: str, num_runs: int, num_examples: int) -> OrderAudit:
     """As `audit`, but of the newest runs with scored negatives, and of each run its first examples by digest.
 
     The time it takes does not grow with the negatives of a run: for a page that has to answer soon.
@@ -174,7 +91,7 @@ def audit_sample(store: Store, *, teacher: str, num_runs: int, num_examples: int
         for run in session.scalars(select(Run).order_by(Run.id.desc())):
             group = GroupAudit(run.name, run.kind)
             for rows in _by_example(_rows(session, frozen.id, _first_of_run(run.id, num_examples))):
-                _add_example(group, rows, frozen.max_length)
+                _add_example(group, rows, frozen.max_length, {})
             if group.positive:
                 groups.append(group)
             if len(groups) == num_runs:
@@ -182,19 +99,24 @@ def audit_sample(store: Store, *, teacher: str, num_runs: int, num_examples: int
     return _report(frozen, groups)
 
 
+def _batches(examples: Iterator[list[Row[Any]]]) -> Iterator[tuple[list[Row[Any]], ...]]:
+    while batch := tuple(islice(examples, _BATCH)):
+        yield batch
+
+
 def _by_example(rows: Iterator[Row[Any]]) -> Iterator[list[Row[Any]]]:
     return (list(of_one) for _, of_one in groupby(rows, key=lambda row: row.example_id))
 
 
-def _report(teacher: Teacher, groups: list[GroupAudit]) -> AuditReport:
+def _report(teacher: Teacher, groups: list[GroupAudit]) -> OrderAudit:
     if not groups:
         raise CurationError(
             f"teacher {teacher.name!r} has scored no negatives: run 'gradus score' after generating or mining"
         )
     for group in groups:
-        _keep_worst(group)
+        group.keep_worst()
     ordered = sorted(groups, key=lambda group: (group.kind, group.run))
-    return AuditReport(teacher.name, teacher.version, teacher.max_length, ordered)
+    return OrderAudit(teacher.name, teacher.version, teacher.max_length, ordered)
 
 
 def scoring_teachers(session: Session) -> list[str]:
@@ -238,6 +160,8 @@ def _rows(session: Session, teacher: int, of: ColumnElement[bool] | None = None)
             of_positive.value.label("positive_value"),
             of_positive.num_tokens.label("positive_tokens"),
             func.length(positive.text).label("positive_length"),
+            Passage.digest,
+            positive.digest.label("positive_digest"),
             Query.text.label("query"),
         )
         .join(Example, Candidate.example_id == Example.id)
@@ -263,38 +187,34 @@ def _rows(session: Session, teacher: int, of: ColumnElement[bool] | None = None)
     yield from session.execute(statement, execution_options={"yield_per": 5_000})
 
 
-def _add_example(group: GroupAudit, rows: list[Row[Any]], max_length: int | None) -> None:
+def _add_example(
+    group: GroupAudit, rows: list[Row[Any]], max_length: int | None, near: dict[tuple[str, str], float]
+) -> None:
     limit = max_length or 1 << 30
-    group.positive.append(rows[0].positive_value)
-    group.positive_is_truncated.append((rows[0].positive_tokens or 0) > limit)
-    for row in rows:
-        rung = group.ranks.setdefault(row.rank, RankStatistics())
-        rung.similarity.append(row.value)
-        rung.positive.append(row.positive_value)
-        rung.length_ratio.append(row.length / row.positive_length)
-        rung.is_truncated.append((row.num_tokens or 0) > limit)
-    ranked = [row for row in rows if row.rank is not None]
-    outcomes = pair_outcomes([row.rank for row in ranked], [row.value for row in ranked])
-    for pair, values in outcomes.items():
-        group.outcomes.setdefault(pair, []).extend(values)
-    group.right.append(sum(sum(values) for values in outcomes.values()))
-    group.pairs.append(sum(len(values) for values in outcomes.values()))
-    tau = kendall_tau_b([row.rank for row in ranked], [row.value for row in ranked])
-    if tau is not None:
-        group.taus.append(tau)
-    _note_inversions(group, ranked)
+    negatives = [
+        Negative(
+            rank=row.rank,
+            value=row.value,
+            positive_value=row.positive_value,
+            length_ratio=row.length / row.positive_length,
+            is_truncated=(row.num_tokens or 0) > limit,
+            to_positive=near.get((row.digest, row.positive_digest), float("nan")),
+        )
+        for row in rows
+    ]
+    first = rows[0]
+    group.add_example(first.query, negatives, first.positive_value, (first.positive_tokens or 0) > limit)
 
 
-def _note_inversions(group: GroupAudit, ranked: list[Row[Any]]) -> None:
-    for index, harder in enumerate(ranked):
-        for easier in ranked[index + 1 :]:
-            if (harder.rank, easier.rank) in CROSS_GRADE_PAIRS and easier.value > harder.value:
-                group.num_inversions += 1
-                gap = round(easier.value - harder.value, 6)
-                group.worst.append(Inversion(harder.query, harder.rank, easier.rank, gap))
-    if len(group.worst) > 4 * _NUM_WORST:
-        _keep_worst(group)
-
-
-def _keep_worst(group: GroupAudit) -> None:
-    group.worst = sorted(group.worst, key=lambda one: (-one.gap, one.query))[:_NUM_WORST]
+def _similarity_to_positive(
+    examples: Sequence[list[Row[Any]]], vectors: VectorsOf | None
+) -> dict[tuple[str, str], float]:
+    """Cosine by (negative's digest, positive's digest); NaN where either was never embedded."""
+    if vectors is None:
+        return {}
+    pairs = sorted({(row.digest, row.positive_digest) for rows in examples for row in rows})
+    digests = sorted({digest for pair in pairs for digest in pair})
+    place = {digest: row for row, digest in enumerate(digests)}
+    unit = vectors(digests)
+    negatives, positives = (unit[[place[pair[side]] for pair in pairs]] for side in (0, 1))
+    return dict(zip(pairs, np.einsum("pe,pe->p", negatives, positives).tolist(), strict=True))

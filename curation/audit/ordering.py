@@ -6,6 +6,7 @@ Ties in similarity count half.
 
 from collections.abc import Sequence
 from itertools import combinations
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,8 @@ _HARDNESS = {"hard": 3, "medium": 2, "easy": 1}
 CROSS_GRADE_PAIRS = tuple(
     (first, second) for first, second in combinations(GRADE_OF_RANK, 2) if GRADE_OF_RANK[first] != GRADE_OF_RANK[second]
 )
+
+_MOST_DRAWN = 20_000
 
 
 def hardness(rank: int) -> int:
@@ -52,16 +55,27 @@ def _pair_signs(values: ArrayLike) -> NDArray[np.float64]:
 def bootstrap_interval(
     numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0, num_samples: int = 1_000, level: float = 0.95
 ) -> tuple[float, float] | None:
-    """Percentile interval of sum(numerators) / sum(denominators), examples drawn with replacement; None when empty."""
+    """Interval of sum(numerators) / sum(denominators) over examples; None when empty.
+
+    The percentiles of a bootstrap, examples drawn with replacement; beyond 20,000 examples the ratio's linearised
+    standard error, which no longer differs from it and takes one pass.
+
+    Source: Efron 1979; Cochran 1977, section 2.11, for the ratio.
+    """
     top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     if not bottom.sum():
         return None
+    tail = (1 - level) / 2
+    if len(top) > _MOST_DRAWN:
+        ratio = top.sum() / bottom.sum()
+        error = np.sqrt(len(top) * (top - ratio * bottom).var(ddof=1)) / bottom.sum()
+        reach = NormalDist().inv_cdf(1 - tail) * error
+        return float(ratio - reach), float(ratio + reach)
     generator = np.random.default_rng(seed)
     ratios = np.empty(num_samples)
     for sample in range(num_samples):
         drawn = generator.integers(0, len(top), len(top))
         total = bottom[drawn].sum()
         ratios[sample] = top[drawn].sum() / total if total else np.nan
-    tail = (1 - level) / 2
     low, high = np.nanquantile(ratios, [tail, 1 - tail])
     return float(low), float(high)
