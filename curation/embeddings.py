@@ -12,11 +12,12 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -284,6 +285,32 @@ class StoredVectors:
         # Half precision moves the length by up to 1e-3; cosines are meant.
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
+
+
+def cached_vectors(folder: Path, version: str) -> Callable[[Sequence[str]], Floats] | None:
+    """What looks up the unit vectors that an encoder of this version left in a cache folder; None where it left none.
+
+    Asked with texts' digests, it gives [texts, dimension], a row of NaN for a text that was never embedded. Nothing is
+    computed, so the encoder is not needed.
+    """
+    index_file, vectors_file = (folder / version[:24] / name for name in ("index.sqlite", "embeddings.f16"))
+    if not (index_file.is_file() and vectors_file.is_file()):
+        return None
+
+    def look_up(digests: Sequence[str]) -> Floats:
+        with closing(sqlite3.connect(f"file:{quote(str(index_file))}?mode=ro", timeout=60, uri=True)) as index:
+            entries = _entries(index, [bytes.fromhex(digest) for digest in digests])
+            dimension = _dimension(index)
+        vectors = np.full((len(digests), dimension), np.nan, np.float32)
+        rows = [row for row, digest in enumerate(digests) if bytes.fromhex(digest) in entries]
+        if rows:
+            places = [entries[bytes.fromhex(digests[row])][0] for row in rows]
+            stored = np.memmap(vectors_file, np.float16, "r", shape=(max(places) + 1, dimension))
+            vectors[rows] = stored[places]
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
+    return look_up
 
 
 def _entries(index: sqlite3.Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
