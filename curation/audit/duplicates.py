@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from curation.audit.bands import BandFile, Clusters
 from curation.audit.scope import Scope, pages
-from curation.audit.shingles import NUM_BANDS, Ints, band_keys, jaccard, near_within, shingle
+from curation.audit.shingles import NUM_BANDS, Hashes, Ints, Shingles, band_keys, jaccard, near_within, shingle
 from db.tables.examples import Candidate, Example
 from db.tables.ledger import Run
 from db.tables.texts import Passage, Query
@@ -28,6 +28,7 @@ _NUM_ROWS = 20
 _BEGINNING = 160
 _LOOKUP = 400
 Progress = Callable[[int, int | None], None]
+Look = Callable[[Sequence[int], Shingles, Hashes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +142,16 @@ def _with_positives(rows: Sequence[Any]) -> list[Any]:
     return [*(_Standing(example, passage, None) for example, passage in positives), *standing]
 
 
-def duplicates_across(session: Session, scope: Scope, *, progress: Progress) -> Found:
-    """Texts that repeat another text of another example, under another digest; counts texts beyond the first."""
+def duplicates_across(
+    session: Session, scope: Scope, *, look: Look = lambda ids, shingles, keys: None, progress: Progress
+) -> Found:
+    """Texts that repeat another text of another example, under another digest; counts texts beyond the first.
+
+    `look` is shown every page of passages on the way: (ids, shingles, keys of the whole text and of the bands).
+    """
     found = Found()
     with BandFile(1 + NUM_BANDS) as bands:
-        passages, only = _write_bands(session, scope, bands, progress)
+        passages, only = _write_bands(session, scope, bands, look, progress)
         found.total = len(passages)
         clusters = Clusters(len(passages))
         is_edit = np.zeros(len(passages), bool)
@@ -163,13 +169,15 @@ def duplicates_across(session: Session, scope: Scope, *, progress: Progress) -> 
     return found
 
 
-def _write_bands(session: Session, scope: Scope, bands: BandFile, progress: Progress) -> tuple[Ints, Ints]:
+def _write_bands(session: Session, scope: Scope, bands: BandFile, look: Look, progress: Progress) -> tuple[Ints, Ints]:
     """Passage ids by place, and the only example of each (-1: it stands in several)."""
     passages: list[Ints] = []
     only: list[Ints] = []
     for page in scope.passages(session):
         shingles = shingle([row.text for row in page], SHINGLE_WORDS)
-        bands.append(np.column_stack([shingles.whole, band_keys(shingles)]))
+        keys_TB = np.column_stack([shingles.whole, band_keys(shingles)])
+        bands.append(keys_TB)
+        look([row.id for row in page], shingles, keys_TB)
         passages.append(np.array([row.id for row in page], np.int64))
         only.append(np.array([row.first if row.first == row.last else -1 for row in page], np.int64))
         progress(bands.num_texts, None)

@@ -1,6 +1,7 @@
 """The ladder plot: similarity to the query per rung, the positive on top, the easiest negative at the bottom."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,13 @@ _COLOUR = {"positive": "#009E73", "hard": "#D55E00", "medium": "#E69F00", "easy"
 
 
 def draw_ladder(report: OrderAudit, path: Path) -> None:
-    """Write the ladder of every run as a PNG; the same report gives the same bytes."""
+    """Write the ladder of every run as a PNG file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(ladder_png(report))
+
+
+def ladder_png(report: OrderAudit) -> bytes:
+    """The ladder of every run as a PNG; the same report gives the same bytes."""
     groups = report.groups
     heights = [len(group.rungs()) + 0.9 for group in groups]
     figure = Figure(figsize=(8.4, 0.52 * sum(heights) + 1.1), layout="constrained")
@@ -28,8 +35,9 @@ def draw_ladder(report: OrderAudit, path: Path) -> None:
         draw_group(axis, group)
     axes[-1].set_xlabel(f"cosine similarity to the query ({report.teacher}, {report.max_length} tokens)")
     figure.suptitle("Similarity per rank", x=0.01, ha="left", fontweight="bold")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=144, metadata={"Software": None})
+    image = BytesIO()
+    figure.savefig(image, dpi=144, metadata={"Software": None}, format="png")
+    return image.getvalue()
 
 
 def draw_group(axis: Axes, group: GroupAudit) -> None:

@@ -73,7 +73,7 @@ def audit(
             for rows in examples:
                 for run_id in sorted({row.run_id for row in rows}):
                     run = scope.runs[run_id]
-                    group = groups.setdefault(run_id, GroupAudit(run.name, run.kind))
+                    group = groups.setdefault(run_id, GroupAudit(run.id, run.name, run.kind))
                     _add_example(group, [row for row in rows if row.run_id == run_id], frozen.max_length, near)
                 done += len(rows)
             progress(done, total)
@@ -89,7 +89,7 @@ def audit_sample(store: Store, *, teacher: str, num_runs: int, num_examples: int
     with store.read() as session:
         frozen = newest_teacher(session, teacher)
         for run in session.scalars(select(Run).order_by(Run.id.desc())):
-            group = GroupAudit(run.name, run.kind)
+            group = GroupAudit(run.id, run.name, run.kind)
             for rows in _by_example(_rows(session, frozen.id, _first_of_run(run.id, num_examples))):
                 _add_example(group, rows, frozen.max_length, {})
             if group.positive:

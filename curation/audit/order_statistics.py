@@ -96,6 +96,7 @@ class Inversion:
 class GroupAudit:
     """One run's candidates, by rank (None: mined or imported, no rank)."""
 
+    run_id: int
     run: str
     kind: str
     ranks: dict[int | None, RankStatistics] = field(default_factory=dict)

@@ -53,6 +53,18 @@ class Shingles:
     def sizes(self) -> Ints:
         return np.diff(self.starts)
 
+    def take(self, rows: Ints) -> "Shingles":
+        """These texts only."""
+        sizes = self.sizes[rows]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        places = np.arange(int(starts[-1])) + np.repeat(self.starts[rows] - starts[:-1], sizes)
+        return Shingles(self.hashes[places], starts, self.whole[rows])
+
+    def followed_by(self, other: "Shingles") -> "Shingles":
+        """These texts, then the others."""
+        starts = np.concatenate([self.starts, other.starts[1:] + self.starts[-1]])
+        return Shingles(np.concatenate([self.hashes, other.hashes]), starts, np.concatenate([self.whole, other.whole]))
+
 
 def shingle(texts: Sequence[str], size: int) -> Shingles:
     """Sets of `size` successive words of each text; a text with fewer words is one shingle."""
