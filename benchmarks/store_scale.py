@@ -1,11 +1,19 @@
-"""Does memory grow with the store? Imports, scores and releases synthetic stores of two sizes, each in its own process.
+"""Does memory grow with the store? Walks synthetic stores of two sizes, each in its own process.
 
-Usage: python benchmarks/store_scale.py [SMALL [LARGE]]      (numbers of candidates; default 100000 1000000)
+Usage: python benchmarks/store_scale.py [SIZE ...] [--stages import,score,audit,release] [--repetitive]
+    (SIZE: numbers of candidates; default 100000 1000000)
 
 The encoder is a stand-in that hashes a text into a unit vector: what is measured is the store's road, not a model.
-Prints seconds and the process' peak memory after each stage, and the growth per candidate between the two sizes.
+Texts are drawn words, as different from each other as real ones; with --repetitive all follow one template, the worst
+case for near-duplicates. Prints a Markdown table: seconds, seconds per million candidates, and the process' peak memory
+after each stage (the audit's stages apart), and the growth per candidate between the sizes. With more than one SIZE
+equal, the spread shows.
 """
 
+import argparse
+import os
+import platform
+import random
 import resource
 import subprocess
 import sys
@@ -13,10 +21,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from curation.audit.figures import Progress
+    from db.store import Store
 
 ROOT = Path(__file__).parents[1]
 _A_ROW = 8  # candidates of a row: a positive and seven negatives
@@ -33,29 +46,41 @@ class HashEncoder:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.full(len(texts), 12)
 
 
-def write_rows(path: Path, num_candidates: int) -> None:
+def write_rows(path: Path, num_candidates: int, *, is_repetitive: bool) -> None:
     schema = pa.schema([("query", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))])
+    make = template_row if is_repetitive else drawn_row
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, num_candidates // _A_ROW, 5_000):
             numbers = range(start, min(start + 5_000, num_candidates // _A_ROW))
-            rows = [
-                {
-                    "query": f"what is known about subject {n}",
-                    "positive": f"a passage that answers what is asked about subject {n}, at some length " * 3,
-                    "negatives": [
-                        f"a passage about subject {n} that misses requirement {k}, at length " * 3 for k in range(7)
-                    ],
-                }
-                for n in numbers
-            ]
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            writer.write_table(pa.Table.from_pylist([make(n) for n in numbers], schema=schema))
+
+
+def template_row(n: int) -> dict[str, object]:
+    return {
+        "query": f"what is known about subject {n}",
+        "positive": f"a passage that answers what is asked about subject {n}, at some length " * 3,
+        "negatives": [f"a passage about subject {n} that misses requirement {k}, at length " * 3 for k in range(7)],
+    }
+
+
+def drawn_row(n: int) -> dict[str, object]:
+    """40 words a text from a vocabulary of 20,000, small ones more often; every 50th row repeats a text of another."""
+    draw = random.Random(n)
+    positive, *negatives = [_words(draw, 40) for _ in range(_A_ROW)]
+    if n % 50 == 49:
+        negatives[0] = _words(random.Random(n - 1), 40) + " indeed"
+    return {"query": f"{_words(draw, 8)} {n}", "positive": positive, "negatives": negatives}
+
+
+def _words(draw: random.Random, num: int) -> str:
+    return " ".join(f"w{int(20_000 * draw.random() ** 2)}" for _ in range(num))
 
 
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def walk(num_candidates: int) -> None:
+def walk(num_candidates: int, stages: Sequence[str], *, is_repetitive: bool) -> None:
     """The road in this process; prints `stage seconds peak_mb` lines."""
     from curation.embeddings import EmbeddingCache
     from curation.importing.pairs import import_pairs
@@ -66,32 +91,83 @@ def walk(num_candidates: int) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_rows(folder / "rows.parquet", num_candidates)
+        write_rows(folder / "rows.parquet", num_candidates, is_repetitive=is_repetitive)
         print("(written)", 0, round(peak_mb()), flush=True)
         store = Store.open(f"sqlite:///{folder}/store.db")
-        for stage, work in (
-            ("import", lambda: import_pairs(store, folder / "rows.parquet", negatives=["negatives"])),
-            ("score", lambda: score(store, EmbeddingCache(folder / "embeddings", HashEncoder()))),
-            ("release", lambda: create_release(store, ReleaseRecipe(), "scale-1.0.0", folder=folder)),
-        ):
+        works = {
+            "import": lambda: import_pairs(store, folder / "rows.parquet", negatives=["negatives"]),
+            "score": lambda: score(store, EmbeddingCache(folder / "embeddings", HashEncoder())),
+            "audit": lambda: audit(store, folder),
+            "release": lambda: create_release(store, ReleaseRecipe(), "scale-1.0.0", folder=folder),
+        }
+        for stage in stages:
             start = time.monotonic()
-            work()
+            works[stage]()
             print(stage, round(time.monotonic() - start, 1), round(peak_mb()), flush=True)
         store.close()
 
 
+def audit(store: "Store", folder: Path) -> None:
+    """The whole audit with its pages, a line for each of its stages."""
+    from curation.audit.figures import audit_figures
+    from curation.audit.html_report import html_report
+    from curation.embeddings import cached_vectors
+
+    begun: list[tuple[str, float]] = []
+
+    def stage(what: str) -> "Progress":
+        finish()
+        begun.append((what, time.monotonic()))
+        return lambda done, total: None
+
+    def finish() -> None:
+        if begun:
+            what, start = begun.pop()
+            print(f"audit:{what.replace(' ', '-')}", round(time.monotonic() - start, 1), round(peak_mb()), flush=True)
+
+    report = audit_figures(
+        store,
+        teacher="minilm",
+        vectors_of=lambda _, version: cached_vectors(folder / "embeddings", version),
+        stage=stage,
+    )
+    stage("HTML")
+    (folder / "audit.html").write_text(html_report(report))
+    finish()
+
+
 def main() -> None:
-    sizes = [int(argument) for argument in sys.argv[1:]] or [100_000, 1_000_000]
-    peaks = []
-    for size in sizes:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", type=int, default=[100_000, 1_000_000])
+    parser.add_argument("--stages", default="import,score,audit,release")
+    parser.add_argument("--repetitive", action="store_true")
+    chosen = parser.parse_args()
+    stages = chosen.stages.split(",")
+    rows: list[tuple[int, str, float, float]] = []
+    for size in chosen.sizes:
         paths = [str(ROOT), str(ROOT / "benchmarks")]
-        code = f"import sys; sys.path[:0] = {paths!r}; import store_scale; store_scale.walk({size})"
-        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-        print(f"{size:,} candidates\n{done.stdout}", flush=True)
-        peaks.append(float(done.stdout.split()[-1]))
-    if len(peaks) == 2:
-        growth = (peaks[1] - peaks[0]) * 1024 * 1024 / (sizes[1] - sizes[0])
-        print(f"growth between the sizes: {growth:.0f} bytes a candidate")
+        call = f"store_scale.walk({size}, {stages!r}, is_repetitive={chosen.repetitive})"
+        code = f"import sys; sys.path[:0] = {paths!r}; import store_scale; {call}"
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as walking:
+            for line in walking.stdout or ():
+                print(f"{size:,}: {line}", end="", file=sys.stderr, flush=True)
+                stage, seconds, peak = line.split()
+                rows.append((size, stage, float(seconds), float(peak)))
+        if walking.returncode:
+            raise SystemExit(walking.returncode)
+    show(chosen.sizes, rows)
+
+
+def show(sizes: Sequence[int], rows: Sequence[tuple[int, str, float, float]]) -> None:
+    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} processors\n")
+    print("| candidates | stage | seconds | seconds a million | peak MB |\n| ---: | --- | ---: | ---: | ---: |")
+    for size, stage, seconds, peak in rows:
+        print(f"| {size:,} | {stage} | {seconds:,.1f} | {seconds * 1e6 / size:,.0f} | {peak:,.0f} |")
+    peaks = {size: peak for size, _, _, peak in rows}
+    if len(peaks) > 1:
+        small, large = min(peaks), max(peaks)
+        growth = (peaks[large] - peaks[small]) * 1024 * 1024 / (large - small)
+        print(f"\nGrowth between {small:,} and {large:,}: {growth:.0f} bytes a candidate.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 from curation.audit.figures import AuditReport
 from curation.audit.ladder import ladder_png
 from curation.audit.openings import NUM_WORDS
-from curation.audit.verdicts import LEAKS, causes_in_words, verdicts
+from curation.audit.verdicts import LEAKS, causes_in_words, mean_in_words, verdicts
 
 # Axes of the AUC tracks and of the cause bars: below 0.4 nothing of interest happens.
 _LOWEST_AUC = 0.4
@@ -19,7 +19,9 @@ def html_report(report: AuditReport) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, number=_number, place=_place, interval=_interval, marked=_marked)
+    environment.filters.update(
+        percent=_percent, number=_number, place=_place, interval=_interval, marked=_marked, mean=mean_in_words
+    )
     template = environment.from_string((files("curation.audit") / "report.html.j2").read_text(encoding="utf-8"))
     audited = report.to_dict()
     ladders = [

@@ -88,11 +88,15 @@ def causes_in_words(leak: dict[str, Any], most: int = 3) -> str:
 def _direction(cause: dict[str, Any]) -> str:
     if cause["mean_first"] is None:
         return ""
-    return f" ({_short(cause['mean_first'])} against {_short(cause['mean_second'])})"
+    first, second = (mean_in_words(cause[side], cause["name"]) for side in ("mean_first", "mean_second"))
+    return f" ({first} against {second})"
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.4f}"
+def mean_in_words(value: float, name: str) -> str:
+    """A property's mean as a person reads it: rates as a share of the characters."""
+    if name.endswith("rate"):
+        return f"{value:.2%}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
 def _duplicates(found: dict[str, Any]) -> Iterator[Verdict]:
