@@ -22,7 +22,7 @@ class Builder:
     def __init__(self, store: Store, recipe: ReleaseRecipe, folder: Path) -> None:
         self._store, self._recipe = store, recipe
         self.items, self.positions, self.is_dev = array("q"), array("i"), array("b")
-        self.realised = {"synthetic_slots": 0, "mined_slots": 0, "short_rows": 0}
+        self.realised = {"synthetic_slots": 0, "mined_slots": 0, "short_rows": 0, "judged_relevant": 0}
         self.both = {"synthetic": 0, "mined": 0}  # slots of the examples that have negatives of both kinds
         self.licences: set[str] = set()
         schemas = {
@@ -61,23 +61,28 @@ class Builder:
         others = [n for n in chosen.negatives if not n.is_written]
         synthetic, mined = self._slots(written, others, example.digest)
         self._count(synthetic, mined, has_both=bool(written and others))
+        self.realised["judged_relevant"] += chosen.num_judged_relevant
         licence = example.licence or self._recipe.licence
         self.licences.add(licence)
         writers.write("graded", chosen.split, [_graded(chosen, (len(synthetic), len(mined)), licence)])
         drawn = [*sorted(synthetic, key=lambda n: (n.row["rank"] or 99, n.row["id"])), *mined]
-        pair = {"anchor": example.query, "positive": example.positive}
-        writers.write("triplet", chosen.split, [pair | {"negative": n.row["text"]} for n in drawn])
-        if len(drawn) == self._recipe.mix.slots:
-            texts = {f"negative_{place}": n.row["text"] for place, n in enumerate(drawn, start=1)}
-            writers.write("n-tuple", chosen.split, [pair | texts])
-        else:
-            self.realised["short_rows"] += 1
-        qrel = {"query-id": example.query_digest, "corpus-id": example.positive_digest, "score": 1}
-        writers.write("qrels", chosen.split, [qrel])
-        for position, candidate in enumerate([chosen.positive_candidate, *(n.candidate for n in chosen.negatives)]):
+        self.realised["short_rows"] += len(drawn) < self._recipe.mix.slots
+        more = [(one.row["id"], one.row["text"]) for one in chosen.more_positives]
+        for digest, text in [(example.positive_digest, example.positive), *more]:
+            self._write_training({"anchor": example.query, "positive": text}, drawn, chosen.split)
+            qrel = {"query-id": example.query_digest, "corpus-id": digest, "score": 1}
+            writers.write("qrels", chosen.split, [qrel])
+        of_example = [chosen.positive_candidate, *(n.candidate for n in [*chosen.negatives, *chosen.more_positives])]
+        for position, candidate in enumerate(of_example):
             self.items.append(candidate)
             self.positions.append(position)
             self.is_dev.append(chosen.split == "dev")
+
+    def _write_training(self, pair: dict[str, str], drawn: Sequence[Negative], split: str) -> None:
+        self._writers.write("triplet", split, [pair | {"negative": n.row["text"]} for n in drawn])
+        if len(drawn) == self._recipe.mix.slots:
+            texts = {f"negative_{place}": n.row["text"] for place, n in enumerate(drawn, start=1)}
+            self._writers.write("n-tuple", split, [pair | texts])
 
     def _slots(
         self, written: Sequence[Negative], others: Sequence[Negative], example: str
@@ -119,5 +124,6 @@ def _graded(chosen: Chosen, slots: tuple[int, int], licence: str) -> dict[str, A
         "licence": licence,
         "num_synthetic_slots": slots[0],
         "num_mined_slots": slots[1],
+        "more_positives": [{"id": one.row["id"], "text": one.row["text"]} for one in chosen.more_positives],
         "negatives": [negative.row for negative in chosen.negatives],
     }

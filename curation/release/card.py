@@ -64,8 +64,10 @@ def _body(manifest: dict[str, Any], audit: dict[str, Any]) -> str:
         f"Similarity to the query by {audit['teacher']['name']} at {audit['teacher']['max_length']} tokens.",
         _audit_table(audit),
         "![Similarity per rank](ladder.png)",
+        "## Gates",
+        _gates(manifest["gates"]),
         "## Known faults",
-        "\n".join(f"- {fault}" for fault in _faults(audit)),
+        "\n".join(f"- {fault}" for fault in _faults(manifest, audit)),
         "## Licences",
         f"Sources: {', '.join(manifest['licences'])}. Machine-written texts quote or imitate them. "
         f"Generators: {', '.join(manifest['generator_models']) or 'none'}.",
@@ -91,8 +93,33 @@ def _audit_table(audit: dict[str, Any]) -> str:
     return _table(["run", "rank", "n", "mean cosine", "above the positive", "length ratio (median)"], rows)
 
 
-def _faults(audit: dict[str, Any]) -> list[str]:
-    faults = ["No person has reviewed these rows, and no judge has looked for false negatives."]
+def _gates(gates: list[dict[str, Any]]) -> str:
+    """Limits, figures, and who let a failing one through."""
+    if not gates:
+        return "No limits were set: nothing stopped this release but its reader."
+    rows = []
+    for gate in gates:
+        figure = "not measured" if gate["figure"] is None else f"{gate['figure']:.3f}"
+        verdict = "met" if gate["is_met"] else f"**failed; let through by {gate['overridden_by']}: {gate['reason']}**"
+        rows.append([gate["gate"], f"{gate['sense']} {gate['limit']:g}", figure, gate["note"], verdict])
+    return _table(["gate", "limit", "figure", "of", "verdict"], rows)
+
+
+def _judging(manifest: dict[str, Any], audit: dict[str, Any]) -> str:
+    judged, asked = audit["judged"], manifest["recipe"]["false_negatives"]
+    if not judged["num_judged"]:
+        return "No judge has looked for false negatives."
+    low, high = judged["interval_95"]
+    done = {"drop": "left out", "relabel": "made positives", "keep": "kept", None: "kept"}
+    return (
+        f"A judge looked at {judged['num_judged']:,} negatives and called {judged['num_false']:,} of them relevant "
+        f"({judged['rate']:.1%}, 95 % interval {low:.1%} to {high:.1%}); of this selection "
+        f"{manifest['mix']['judged_relevant']:,} were {done[asked and asked['policy']]}."
+    )
+
+
+def _faults(manifest: dict[str, Any], audit: dict[str, Any]) -> list[str]:
+    faults = ["No person has reviewed these rows.", _judging(manifest, audit)]
     for group in audit["groups"]:
         if order := group["order"]:
             low, high = order["interval_95"]

@@ -38,6 +38,7 @@ GRADED = pa.schema(
         ("licence", pa.string()),
         ("num_synthetic_slots", pa.int8()),
         ("num_mined_slots", pa.int8()),
+        ("more_positives", pa.list_(pa.struct([("id", pa.string()), ("text", pa.string())]))),
         ("negatives", pa.list_(_NEGATIVE)),
     ]
 )

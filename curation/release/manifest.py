@@ -6,9 +6,11 @@ from typing import Any
 import orjson
 from sqlalchemy import select
 
+from curation.audit.figures import audit_figures
 from curation.audit.ladder import draw_ladder
-from curation.audit.order_audit import audit
+from curation.judging.verdicts import judged_rate
 from curation.release.card import write_card
+from curation.release.gates import GateError, check_gates
 from curation.release.recipe import ReleaseRecipe
 from db.digest import digest_of
 from db.files import digest_file
@@ -31,12 +33,19 @@ def describe(
     mix: dict[str, int | float | None],
     licences: set[str],
 ) -> dict[str, Any]:
-    """Write audit, ladder, manifest and card; give the manifest. Its digest depends on content alone."""
+    """Write audit, ladder, manifest and card; give the manifest. Its digest depends on content alone.
+
+    Raises:
+        GateError: A gate of the recipe is shut.
+    """
     data = {str(p.relative_to(folder)): {"sha256": digest_file(p)} for p in sorted(folder.rglob("*.parquet"))}
     resolved = recipe.model_dump(mode="json")
-    report = audit(store, teacher=recipe.teacher)
+    report = audit_figures(store, teacher=recipe.teacher, runs=recipe.runs)
+    audited = report.to_dict() | {"judged": judged_rate(store, recipe.runs)}
+    gates = check_gates(recipe.gates, audited)
+    if not all(gate.is_open for gate in gates):
+        raise GateError(gates)
     draw_ladder(report, folder / "ladder.png")
-    audited = report.to_dict()
     (folder / "audit.json").write_bytes(
         orjson.dumps(audited, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
     )
@@ -49,6 +58,7 @@ def describe(
         "num_items": num_items,
         "mix": mix,
         "licences": sorted(licences),
+        "gates": [gate.to_dict() for gate in gates],
         "code_version": code_version(),
         **_provenance(store),
     }

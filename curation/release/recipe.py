@@ -29,6 +29,18 @@ class Split(_Table):
     dev_share: float = Field(default=0.1, ge=0, lt=1)
 
 
+class FalseNegatives(_Table):
+    """What becomes of a negative that a judge calls relevant (`threshold` of 0 to 3 and above).
+
+    `drop` leaves it out, `relabel` makes it another positive of its query, `keep` counts it only. Without a `judge`
+    the newest confirmed judgement speaks, whoever judged.
+    """
+
+    policy: Literal["drop", "relabel", "keep"] = "drop"
+    judge: str | None = None
+    threshold: int = Field(default=2, ge=1, le=3)
+
+
 GateName = Literal[
     "order_accuracy",
     "negatives_from_positives",
@@ -86,5 +98,6 @@ class ReleaseRecipe(_Table):
     teacher: str = "minilm"
     mix: Mix = Mix()
     split: Split = Split()
+    false_negatives: FalseNegatives | None = None
     gates: Gates = Gates()
     seed: int = 0

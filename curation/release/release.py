@@ -41,12 +41,22 @@ def create_release(
 
     Raises:
         CurationError: Nothing is selected, or the name already means other content.
+        GateError: A gate of the recipe is shut.
     """
     if not name or Path(name).name != name or name.startswith("."):
         raise CurationError(f"release name {name!r}: use letters, digits, dots and dashes, such as scifact-1.0.0")
     target, partial = folder / name, folder / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        return _create(store, recipe, name, target, partial, progress)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _create(
+    store: Store, recipe: ReleaseRecipe, name: str, target: Path, partial: Path, progress: Progress
+) -> Released:
     builder = Builder(store, recipe, partial)
     counts = builder.write(progress)
     manifest = describe(
@@ -62,34 +72,30 @@ def create_release(
     digest = manifest["digest"]
     existing = _existing(store, name)
     if existing is not None and existing.digest != digest:
-        shutil.rmtree(partial)
         raise CurationError(
             f"release {name!r} already means other content (digest {existing.digest[:12]}, now {digest[:12]}): "
             "a name is a promise, choose a new one"
         )
     if existing is not None and target.is_dir():
-        shutil.rmtree(partial)
         return Released(name, digest, target, existing.manifest, is_new=False)
     if target.exists():
-        _remove_leftover(target, digest, partial)
+        _remove_leftover(target, digest)
     partial.rename(target)
     if existing is None:
         _freeze(store, recipe, name, target, manifest, builder)
     return Released(name, digest, target, manifest, is_new=existing is None)
 
 
-def _remove_leftover(target: Path, digest: str, partial: Path) -> None:
+def _remove_leftover(target: Path, digest: str) -> None:
     """Remove the folder of a call that was cut off before the store knew it; anything else is not ours to touch."""
     manifest = target / "manifest.json"
     if not manifest.is_file() or not (target / "graded").is_dir():
-        shutil.rmtree(partial)
         raise CurationError(f"{target} exists and is no release: choose another name, or move it away")
     try:
         there = orjson.loads(manifest.read_bytes()).get("digest")
     except (orjson.JSONDecodeError, AttributeError):
         there = None
     if there != digest:
-        shutil.rmtree(partial)
         raise CurationError(
             f"{target} holds another release of this name (digest {str(there)[:12]}, now {digest[:12]}), perhaps of "
             "another store: choose another name, or move it away"

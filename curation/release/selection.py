@@ -13,6 +13,7 @@ from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
+from curation.judging.verdicts import false_negatives
 from curation.release.recipe import ReleaseRecipe
 from curation.release.splits import assign_splits
 from db.tables.examples import Candidate, Example, Score, Task, Teacher
@@ -40,13 +41,19 @@ class Negative:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """An example of the release: its texts, where it stands, and its negatives, the machine-written ones first."""
+    """An example of the release: its texts, where it stands, and its negatives, the machine-written ones first.
+
+    `num_judged_relevant` of the negatives that were selected are relevant, a judge says; under the policy `relabel`
+    they are `more_positives`.
+    """
 
     texts: Row[Any]
     split: str
     positive_candidate: int
     positive_scores: list[dict[str, Any]]
     negatives: list[Negative]
+    num_judged_relevant: int
+    more_positives: list[Negative]
 
 
 class Selection:
@@ -58,6 +65,7 @@ class Selection:
 
     def __init__(self, session: Session, recipe: ReleaseRecipe) -> None:
         self._session, self._recipe = session, recipe
+        self._policy = recipe.false_negatives.policy if recipe.false_negatives else "keep"
         rows = session.execute(
             select(Example.id, Example.digest, Example.query_id, Example.positive_id)
             .where(Example.id.in_(self._examples()))
@@ -67,8 +75,18 @@ class Selection:
             runs = f" of runs {', '.join(recipe.runs)}" if recipe.runs else ""
             raise CurationError(f"no negatives{runs} to release: generate, mine or import some first")
         keys, digests, queries, positives = (list(column) for column in zip(*rows, strict=True))
-        splits = assign_splits(digests, queries, positives, dev_share=recipe.split.dev_share, seed=recipe.seed)
-        self._keys, self._split_of = keys, dict(zip(keys, splits, strict=True))
+        self._keys, self._false = keys, self._judged_relevant(keys)
+        more = sorted(self._false) if self._policy == "relabel" else []
+        # A passage that is relabelled links its query to every example of which it is the positive.
+        digest_of = dict(zip(queries, digests, strict=True))
+        splits = assign_splits(
+            [*digests, *(digest_of[query] for query, _ in more)],
+            [*queries, *(query for query, _ in more)],
+            [*positives, *(passage for _, passage in more)],
+            dev_share=recipe.split.dev_share,
+            seed=recipe.seed,
+        )
+        self._split_of = dict(zip(keys, splits[: len(keys)], strict=True))
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -86,15 +104,25 @@ class Selection:
             yield {"_id": digest, "text": text}
 
     def corpus(self) -> Iterator[dict[str, str]]:
-        """Rows of the corpus: positives, and negatives that were not machine-written."""
+        """Rows of the corpus: positives, relabelled ones too, and negatives that were not machine-written."""
         # A set, not a correlated EXISTS: that would look through all candidates once for every passage.
         real = select(Candidate.passage_id).where(
             Candidate.example_id.in_(self._examples()),
             (Candidate.role == "positive") | Candidate.origin.not_in(_WRITTEN),
         )
-        rows = select(Passage.digest, Passage.text, _title()).where(Passage.id.in_(real)).order_by(Passage.digest)
-        for digest, text, title in self._session.execute(rows, execution_options={"yield_per": 1_000}):
+        rows = select(Passage.digest, Passage.text, _title()).order_by(Passage.digest)
+        of_real = rows.where(Passage.id.in_(real))
+        for digest, text, title in self._session.execute(of_real, execution_options={"yield_per": 1_000}):
             yield {"_id": digest, "title": title or "", "text": text.removeprefix(title + "\n") if title else text}
+        yield from sorted(self._relabelled(rows, real), key=lambda row: row["_id"])
+
+    def _relabelled(self, rows: Select[str, str, str], real: Select[int]) -> Iterator[dict[str, str]]:
+        """Rows of the relabelled positives that are not in the corpus already."""
+        passages = sorted({passage for _, passage in self._false}) if self._policy == "relabel" else []
+        for start in range(0, len(passages), _PAGE):
+            wanted = Passage.id.in_(passages[start : start + _PAGE]) & Passage.id.not_in(real)
+            for digest, text, title in self._session.execute(rows.where(wanted)):
+                yield {"_id": digest, "title": title or "", "text": text}
 
     def _examples(self) -> Select[int]:
         """Ids of examples with a negative that the recipe selects."""
@@ -113,13 +141,30 @@ class Selection:
         )
         positive_of = {example: candidate for example, candidate in self._session.execute(positives)}
         for row in texts:
+            selected = negatives.get(row.id, [])
+            relevant = [one for one in selected if (row.query_id, one.passage) in self._false]
+            if self._policy != "keep":
+                selected = [one for one in selected if (row.query_id, one.passage) not in self._false]
             yield Chosen(
                 texts=row,
                 split=self._split_of[row.id],
                 positive_candidate=positive_of[row.id],
                 positive_scores=scores.get((row.query_id, row.positive_id), []),
-                negatives=negatives.get(row.id, []),
+                negatives=self._ordered(selected),
+                num_judged_relevant=len(relevant),
+                more_positives=relevant if self._policy == "relabel" else [],
             )
+
+    def _judged_relevant(self, keys: Sequence[int]) -> set[tuple[int, int]]:
+        """(query, passage) of the negatives that answer their query, a judge says."""
+        asked = self._recipe.false_negatives
+        found: set[tuple[int, int]] = set()
+        if asked is None:
+            return found
+        for start in range(0, len(keys), _PAGE):
+            page = keys[start : start + _PAGE]
+            found |= false_negatives(self._session, page, judge=asked.judge, threshold=asked.threshold)
+        return found
 
     def _texts(self, keys: Sequence[int]) -> Sequence[Row[Any]]:
         rows: Sequence[Row[Any]] = self._session.execute(  # type: ignore[assignment]
@@ -150,7 +195,7 @@ class Selection:
     def _negatives(
         self, keys: Sequence[int], scores: dict[tuple[int, int], list[dict[str, Any]]]
     ) -> dict[int, list[Negative]]:
-        """Negatives by example: machine-written ones by rank, then the others from the most similar down."""
+        """Negatives by example."""
         rows = self._session.execute(
             select(
                 Candidate.id,
@@ -181,9 +226,10 @@ class Selection:
                 "scores": scores.get((row.query_id, row.passage_id), []),
             }
             found[row.example_id].append(Negative(row.id, row.passage_id, row.origin, row.grade, published))
-        return {example: self._ordered(negatives) for example, negatives in found.items()}
+        return found
 
     def _ordered(self, negatives: list[Negative]) -> list[Negative]:
+        """Machine-written ones by rank, then the others from the most similar down, which is their mined rank."""
         written = sorted((n for n in negatives if n.is_written), key=lambda n: (n.row["rank"] or 99, n.row["id"]))
         others = sorted((n for n in negatives if not n.is_written), key=lambda n: (-self._similarity(n), n.row["id"]))
         for place, negative in enumerate(others, start=1):
