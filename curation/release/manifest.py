@@ -45,7 +45,7 @@ def describe(
     gates = check_gates(recipe.gates, audited)
     if not all(gate.is_open for gate in gates):
         raise GateError(gates)
-    draw_ladder(report, folder / "ladder.png")
+    draw_ladder(report.order, folder / "ladder.png")
     (folder / "audit.json").write_bytes(
         orjson.dumps(audited, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
     )

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from curation.judging.verdicts import Policy
 from curation.release.mixing import MixKind, Quota
 
 
@@ -36,7 +37,7 @@ class FalseNegatives(_Table):
     the newest confirmed judgement speaks, whoever judged.
     """
 
-    policy: Literal["drop", "relabel", "keep"] = "drop"
+    policy: Policy = "drop"
     judge: str | None = None
     threshold: int = Field(default=2, ge=1, le=3)
 

@@ -13,7 +13,7 @@ from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
-from curation.judging.verdicts import false_negatives
+from curation.judging.verdicts import Policy, false_negatives, sorted_by_policy
 from curation.release.recipe import ReleaseRecipe
 from curation.release.splits import assign_splits
 from db.tables.examples import Candidate, Example, Score, Task, Teacher
@@ -65,7 +65,7 @@ class Selection:
 
     def __init__(self, session: Session, recipe: ReleaseRecipe) -> None:
         self._session, self._recipe = session, recipe
-        self._policy = recipe.false_negatives.policy if recipe.false_negatives else "keep"
+        self._policy: Policy = recipe.false_negatives.policy if recipe.false_negatives else "keep"
         rows = session.execute(
             select(Example.id, Example.digest, Example.query_id, Example.positive_id)
             .where(Example.id.in_(self._examples()))
@@ -141,18 +141,16 @@ class Selection:
         )
         positive_of = {example: candidate for example, candidate in self._session.execute(positives)}
         for row in texts:
-            selected = negatives.get(row.id, [])
-            relevant = [one for one in selected if (row.query_id, one.passage) in self._false]
-            if self._policy != "keep":
-                selected = [one for one in selected if (row.query_id, one.passage) not in self._false]
+            selected = [((row.query_id, one.passage), one) for one in negatives.get(row.id, [])]
+            kept, relabelled = sorted_by_policy(selected, self._false, self._policy)
             yield Chosen(
                 texts=row,
                 split=self._split_of[row.id],
                 positive_candidate=positive_of[row.id],
                 positive_scores=scores.get((row.query_id, row.positive_id), []),
-                negatives=self._ordered(selected),
-                num_judged_relevant=len(relevant),
-                more_positives=relevant if self._policy == "relabel" else [],
+                negatives=self._ordered(kept),
+                num_judged_relevant=sum(pair in self._false for pair, _ in selected),
+                more_positives=relabelled,
             )
 
     def _judged_relevant(self, keys: Sequence[int]) -> set[tuple[int, int]]:
