@@ -77,10 +77,18 @@ def built_teachers(
         if not isinstance(teacher, Proposer):
             raise CurationError(f"teacher {teacher.name!r} ({teacher.kind}) cannot search: name it as [judge]")
         proposers.append(teacher)
-    judge = built[recipe.judge] if recipe.judge is not None else None
-    if judge is not None and not isinstance(judge, Judge):
-        raise CurationError(f"teacher {judge.name!r} ({judge.kind}) cannot score pairs: name another one as [judge]")
-    return proposers, judge
+    if recipe.judge is not None:
+        return proposers, _able_to_judge(built[recipe.judge])
+    if recipe.method in ("margin", "percentage"):
+        for proposer in proposers:
+            _able_to_judge(proposer)
+    return proposers, None
+
+
+def _able_to_judge(teacher: Teacher) -> Judge:
+    if not isinstance(teacher, Judge):
+        raise CurationError(f"teacher {teacher.name!r} ({teacher.kind}) cannot score pairs: name another as [judge]")
+    return teacher
 
 
 def _put(session: Session, teacher: Teacher) -> int:

@@ -22,7 +22,7 @@ Indices = NDArray[np.int64]
 Precision = Literal["float32", "half"]
 
 _EXTRA = {"float32": 8, "half": 32}
-_RESCORED_AT_ONCE = 1 << 22  # elements: 32 MB in double precision
+_RESCORED_AT_ONCE = 1 << 19  # elements: 4 MB in double precision
 _COLLECTED_AT_ONCE = 2_048
 
 
@@ -103,7 +103,13 @@ def best_places(scores_D: Floats, k: int) -> Indices:
 
 def pair_scores(queries_QE: Floats, documents_QE: Floats) -> NDArray[np.float64]:
     """Inner products of rows, [Q], in double precision: of a pair always the same, wherever it stands."""
-    return np.einsum("qe,qe->q", queries_QE.astype(np.float64), documents_QE.astype(np.float64))
+    scores_Q = np.empty(len(queries_QE))
+    step = max(1, _RESCORED_AT_ONCE // max(1, queries_QE.shape[1]))
+    for start in range(0, len(scores_Q), step):
+        block = slice(start, start + step)
+        parts = queries_QE[block].astype(np.float64), documents_QE[block].astype(np.float64)
+        np.einsum("qe,qe->q", *parts, out=scores_Q[block])
+    return scores_Q
 
 
 def _check(queries_QE: Floats, documents_DE: Vectors, k: int, excluded: Sequence[Collection[int]]) -> None:
