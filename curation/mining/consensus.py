@@ -1,12 +1,18 @@
 """A ceiling that several teachers hold together, where each alone is unsure of its own scores.
 
 A false negative is a passage that answers the query; one teacher may miss that, all seldom do. So a candidate is
-refused by the mean of what all teachers say, each on its own scale, and the ceiling stands part of the way from the
-bulk of the query's candidates up to its positive: the score of one positive says little about where relevance begins.
+refused by what all teachers say, each on its own scale. Little is known of a query: one positive, and a list that may
+be full of other answers. So its scale and its ceiling stand half way between what the query says and what all say.
 
-    z_t(d) = (s_t(d) - mean of t's list) / (standard deviation of t's list)
-    z(d)   = mean over the teachers t of z_t(d)
+    z_t(d) = (s_t(d) - m) / v      m, v: half way between mean (standard deviation) of t's list and of all its lists
+    z(d)   = sum over the teachers t of w_t z_t(d)
     keep d where  z(d) < weight * z(positive) + offset
+    w ~ max(0, C^-1 (mean z of positives - mean z of candidates))      C: covariance of teachers, correlations halved
+
+The last is Fisher's discriminant between the known positives and the candidates: a teacher that tells them apart
+counts more, two that say the same count once. It needs no judgments but the positives.
+
+All queries of a run are given at once, as the scale and the weights are theirs together.
 
 Legend: T teachers, Q queries, K candidates of a query (what any teacher listed), k negatives kept.
 """
@@ -14,39 +20,74 @@ Legend: T teachers, Q queries, K candidates of a query (what any teacher listed)
 from collections.abc import Collection, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curation.errors import CurationError
 from curation.mining.positive_aware import keep_below
 from curation.mining.search import Floats, Indices
 
+Doubles = NDArray[np.float64]
 
-def consensus(scores_TQK: Floats, positive_scores_TQ: Floats) -> tuple[Floats, Floats]:
-    """Mean standardised score of candidates and of positives, in standard deviations above the bulk.
 
-    Args:
-        scores_TQK: Each teacher's scores, NaN where it did not list the candidate, [T, Q, K]. What it did not list
-            counts as its lowest, which it is at most.
-        positive_scores_TQ: Each teacher's score of the query's lowest-scoring positive; NaN counts as its lowest.
+def standardised(scores_TQK: Floats, positive_scores_TQ: Floats) -> tuple[Doubles, Doubles]:
+    """z of candidates [T, Q, K] and of positives [T, Q]: each teacher's scores on a scale of its own.
 
-    Returns:
-        Candidates [Q, K] and positives [Q]. A teacher that listed nothing, or one score only, says 0 of everything.
-
-    Source: CombSUM over scores of zero mean and unit variance (Montague and Aslam, 2001, Relevance Score Normalization
-    for Metasearch).
+    What a teacher did not list (NaN) counts as its lowest of the query, which it is at most. A teacher all whose
+    scores are equal says 0 of everything, and one that listed nothing for a query says 0 there.
     """
     is_listed_TQK = np.isfinite(scores_TQK)
-    num_TQ = np.maximum(is_listed_TQK.sum(axis=2), 1)
-    mean_TQ = np.where(is_listed_TQK, scores_TQK, 0).sum(axis=2, dtype=np.float64) / num_TQ
-    offsets_TQK = np.where(is_listed_TQK, scores_TQK - mean_TQ[:, :, None], 0)
-    spread_TQ = np.sqrt((offsets_TQK**2).sum(axis=2) / num_TQ)
-    lowest_TQ = offsets_TQK.min(axis=2, initial=0)
+    scores = np.where(is_listed_TQK, scores_TQK, np.nan).astype(np.float64)
+    num_TQ = is_listed_TQK.sum(axis=2)
+    mean_T1, spread_T1 = _moments(scores.reshape(len(scores), -1))
+    mean_TQ, spread_TQ = _moments(scores)
+    # A list of nothing has no scale: its teacher's own.
+    centre_TQ = np.where(num_TQ > 0, (mean_TQ + mean_T1[:, None]) / 2, mean_T1[:, None])
+    scale_TQ = (spread_TQ + spread_T1[:, None]) / 2
     # Scores that are equal but for rounding would be blown up to any size.
-    is_flat_TQ = spread_TQ <= 1e-6 * np.maximum(np.abs(mean_TQ), 1e-30)
-    spread_TQ = np.where(is_flat_TQ, np.inf, spread_TQ)
-    offsets_TQK = np.where(is_listed_TQK, offsets_TQK, lowest_TQ[:, :, None])
-    of_positive_TQ = np.where(np.isfinite(positive_scores_TQ), positive_scores_TQ - mean_TQ, lowest_TQ)
-    candidates_QK = (offsets_TQK / spread_TQ[:, :, None]).mean(axis=0)
-    return candidates_QK.astype(np.float32), (of_positive_TQ / spread_TQ).mean(axis=0).astype(np.float32)
+    scale_TQ = np.where(spread_T1[:, None] > 1e-6 * np.abs(mean_T1[:, None]), scale_TQ, np.inf)
+    lowest_TQ = np.where(is_listed_TQK, scores, np.inf).min(axis=2, initial=np.inf)
+    lowest_TQ = np.where(num_TQ > 0, lowest_TQ, centre_TQ)
+    candidates_TQK = (np.where(is_listed_TQK, scores, lowest_TQ[:, :, None]) - centre_TQ[:, :, None]) / (
+        scale_TQ[:, :, None]
+    )
+    of_positive_TQ = np.where(np.isfinite(positive_scores_TQ), positive_scores_TQ, lowest_TQ)
+    return candidates_TQK, (of_positive_TQ - centre_TQ) / scale_TQ
+
+
+def teacher_weights(candidates_TQK: Doubles, positives_TQ: Doubles, is_candidate_QK: NDArray[np.bool_]) -> Doubles:
+    """Weights of teachers, [T], none negative, of sum 1: how well each tells known positives from candidates.
+
+    Args:
+        candidates_TQK, positives_TQ: As `standardised` gives them.
+        is_candidate_QK: False in empty places.
+
+    Source: Fisher's linear discriminant, its covariance regularised towards its diagonal (Friedman 1989).
+    """
+    num_teachers = len(candidates_TQK)
+    even_T = np.full(num_teachers, 1 / num_teachers)
+    pooled_TN = candidates_TQK[:, is_candidate_QK]
+    if not pooled_TN.size or not positives_TQ.size:
+        return even_T
+    centred_TN = pooled_TN - pooled_TN.mean(axis=1, keepdims=True)
+    covariance_TT = centred_TN @ centred_TN.T / pooled_TN.shape[1]
+    covariance_TT = (covariance_TT + np.diag(np.diag(covariance_TT))) / 2
+    apart_T = positives_TQ.mean(axis=1) - pooled_TN.mean(axis=1)
+    weights_T = np.maximum(np.linalg.pinv(covariance_TT) @ apart_T, 0)
+    # Positives no higher than the candidates say nothing about the teachers.
+    return weights_T / weights_T.sum() if weights_T.sum() > 0 else even_T
+
+
+def consensus(scores_TQK: Floats, positive_scores_TQ: Floats) -> tuple[Floats, Floats]:
+    """What the teachers say together of candidates [Q, K] and of positives [Q].
+
+    Args:
+        scores_TQK: Each teacher's scores, NaN where it did not list the candidate and in empty places, [T, Q, K].
+        positive_scores_TQ: Each teacher's score of the query's lowest-scoring positive; NaN counts as its lowest.
+    """
+    candidates_TQK, positives_TQ = standardised(scores_TQK, positive_scores_TQ)
+    weights_T = teacher_weights(candidates_TQK, positives_TQ, np.isfinite(scores_TQK).sum(axis=0) > 0)
+    candidates_QK, positives_Q = (np.tensordot(weights_T, one, 1) for one in (candidates_TQK, positives_TQ))
+    return candidates_QK.astype(np.float32), positives_Q.astype(np.float32)
 
 
 def consensus_ceilings(positive_consensus_Q: Floats, *, weight: float = 0.5, offset: float = 0.0) -> Floats:
@@ -75,7 +116,7 @@ def keep_below_consensus(
 
     Args:
         indices_QK: Candidates, whoever listed them, distinct within a query, -1 for an empty place, [Q, K].
-        scores_TQK: Their scores by every teacher, NaN where it did not list them, [T, Q, K].
+        scores_TQK: Their scores by every teacher, NaN where it did not list them and in empty places, [T, Q, K].
         positive_scores_TQ: Each teacher's score of the query's lowest-scoring positive; NaN where unknown.
         order_by: Place of the teacher whose candidates are ranked.
         excluded: As in `keep_below`.
@@ -94,3 +135,12 @@ def keep_below_consensus(
     no_ceiling_Q = np.full(len(indices_QK), np.inf, np.float32)
     ranked_QK = np.where(is_open_QK, scores_TQK[order_by], 0)
     return keep_below(np.where(is_open_QK, indices_QK, -1), ranked_QK, no_ceiling_Q, k, excluded=excluded)
+
+
+def _moments(scores: Doubles) -> tuple[Doubles, Doubles]:
+    """Mean and standard deviation of what is not NaN, over the last axis; 0 where nothing is."""
+    is_there = np.isfinite(scores)
+    num = np.maximum(is_there.sum(axis=-1), 1)
+    mean = np.where(is_there, scores, 0).sum(axis=-1) / num
+    squares = np.where(is_there, scores - mean[..., None], 0) ** 2
+    return mean, np.sqrt(squares.sum(axis=-1) / num)

@@ -1,6 +1,7 @@
 """The consensus ceiling against the formula in plain Python, with teachers that listed little, nothing or one score."""
 
 import math
+from itertools import product
 from statistics import fmean, pstdev
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.errors import CurationError
-from curation.mining.consensus import consensus, keep_below_consensus
+from curation.mining.consensus import consensus, keep_below_consensus, standardised, teacher_weights
 
 # Few distinct scores on different scales; None: the teacher did not list the candidate.
 SCORES = st.sampled_from([None, -40.0, -1.0, 0.0, 0.5, 0.75, 12.0])
@@ -29,24 +30,59 @@ def _array(table: Table) -> np.ndarray:
     return np.array(table, np.float64).astype(np.float32)
 
 
-def _standardised(scores: list[float | None], of: float | None) -> float:
-    listed = [score for score in scores if score is not None]
-    if not listed or pstdev(listed) == 0:
-        return 0.0
-    return ((min(listed) if of is None else of) - fmean(listed)) / pstdev(listed)
+def _standardised(of_teacher: list[list[float | None]], query: int, score: float | None) -> float:
+    """One score of a teacher's, between what its list says and what all its lists say."""
+    everything = [one for row in of_teacher for one in row if one is not None]
+    listed = [one for one in of_teacher[query] if one is not None]
+    if not everything or pstdev(everything) == 0 or not listed:
+        return 0.0 if score is None or not everything or pstdev(everything) == 0 else _of_unlisted(everything, score)
+    centre = (fmean(listed) + fmean(everything)) / 2
+    scale = (pstdev(listed) + pstdev(everything)) / 2
+    return ((min(listed) if score is None else score) - centre) / scale
+
+
+def _of_unlisted(everything: list[float], score: float) -> float:
+    """A positive's score where the teacher listed nothing for its query."""
+    return (score - fmean(everything)) / (pstdev(everything) / 2)
 
 
 @given(TABLES)
-def test_consensus_is_the_mean_of_standardised_scores(tables: tuple[Table, Table]) -> None:
+def test_every_teacher_speaks_on_its_own_scale(tables: tuple[Table, Table]) -> None:
     table, of_positive = tables
-    candidates, positives = consensus(_array(table), _array(of_positive)[:, :, 0])
-    for query in range(len(table[0])):
-        for place, found in enumerate(candidates[query].tolist()):
-            expected = fmean(_standardised(teacher[query], teacher[query][place]) for teacher in table)
-            assert found == pytest.approx(expected, abs=1e-4)
-        pairs = zip(table, of_positive, strict=True)
-        expected = fmean(_standardised(teacher[query], given[query][0]) for teacher, given in pairs)
-        assert positives[query] == pytest.approx(expected, abs=1e-4)
+    candidates, positives = standardised(_array(table), _array(of_positive)[:, :, 0])
+    for teacher, query in product(range(len(table)), range(len(table[0]))):
+        for place, score in enumerate(table[teacher][query]):
+            expected = _standardised(table[teacher], query, score)
+            assert candidates[teacher, query, place] == pytest.approx(expected, abs=1e-6)
+        expected = _standardised(table[teacher], query, of_positive[teacher][query][0])
+        assert positives[teacher, query] == pytest.approx(expected, abs=1e-6)
+
+
+@given(TABLES)
+def test_consensus_is_the_weighted_mean(tables: tuple[Table, Table]) -> None:
+    scores, positive_scores = _array(tables[0]), _array(tables[1])[:, :, 0]
+    each, of_positive = standardised(scores, positive_scores)
+    weights = teacher_weights(each, of_positive, np.isfinite(scores).any(axis=0))
+    assert weights.sum() == pytest.approx(1)
+    assert (weights >= 0).all()
+    candidates, positives = consensus(scores, positive_scores)
+    assert candidates == pytest.approx(sum(w * one for w, one in zip(weights, each, strict=True)), abs=1e-4)
+    assert positives == pytest.approx(sum(w * one for w, one in zip(weights, of_positive, strict=True)), abs=1e-4)
+
+
+def test_weights_are_fishers_discriminant_worked_by_hand() -> None:
+    # Two teachers of variance 1 and covariance 0.6, halved to 0.3; positives stand 2 and 1 above the mean of 0.
+    first = np.array([1.0, 1, 1, 1, -1, -1, -1, -1, 1, -1])
+    second = np.array([1.0, 1, 1, 1, -1, -1, -1, -1, -1, 1])
+    is_candidate = np.array([[True] * 10 + [False]])
+    candidates = np.array([[[*first, 99]], [[*second, -99]]])
+    weights = teacher_weights(candidates, np.array([[2.0], [1.0]]), is_candidate)
+    # [[1, 0.3], [0.3, 1]]^-1 (2, 1) ~ (2 - 0.3, 1 - 0.6)
+    assert weights.tolist() == pytest.approx([1.7 / 2.1, 0.4 / 2.1])
+    against = teacher_weights(candidates, np.array([[2.0], [-1.0]]), is_candidate)
+    assert against.tolist() == pytest.approx([1.0, 0.0])
+    none = teacher_weights(candidates, np.array([[-2.0], [-2.0]]), is_candidate)
+    assert none.tolist() == [0.5, 0.5]
 
 
 @given(TABLES, st.integers(1, 7), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([-0.53, 0.0, 0.61]))
