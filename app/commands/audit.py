@@ -48,7 +48,7 @@ def audit(
     ] = None,
     leak_texts: Annotated[
         int, typer.Option("--leak-texts", min=100, help="Most texts of a set when leaks are measured.")
-    ] = 4_000,
+    ] = 2_000,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Also draw the ladder (PNG).")] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a report with plots that stands alone.")

@@ -31,6 +31,7 @@ _NUM_STRONGEST = 10
 _NUM_TEXTS_READ = 8
 OPENING_WORDS = 3
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
+_DIGIT = re.compile(r"\d")
 _PUNCTUATION = re.compile(r"[^\w\s]")
 
 
@@ -45,9 +46,9 @@ PROPERTIES: dict[str, Callable[[str], float]] = {
     "words a sentence": lambda text: len(text.split()) / max(1, len(_SENTENCE_END.findall(text))),
     "punctuation rate": lambda text: _share(len(_PUNCTUATION.findall(text)), text),
     "parentheses rate": lambda text: _share(text.count("(") + text.count(")"), text),
-    "digit rate": lambda text: _share(sum(letter.isdigit() for letter in text), text),
-    "uppercase rate": lambda text: _share(sum(letter.isupper() for letter in text), text),
-    "non-ASCII rate": lambda text: _share(sum(letter > "\x7f" for letter in text), text),
+    "digit rate": lambda text: _share(len(_DIGIT.findall(text)), text),
+    "uppercase rate": lambda text: _share(sum(map(str.isupper, text)), text),
+    "non-ASCII rate": lambda text: _share(len(text) - len(text.encode("ascii", "ignore")), text),
 }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import ColumnElement, Row, Select, select
 from sqlalchemy.orm import Session
 
+from curation.audit.scope import passage_texts
 from curation.release.splits import components
 from db.tables.examples import Candidate, Example
 from db.tables.texts import Document, Passage
@@ -136,8 +137,5 @@ def draw_corpus(session: Session, collection: int, *, most: int) -> Texts:
 
 
 def _texts(session: Session, keys: Sequence[int], groups: dict[int, int]) -> Texts:
-    found: dict[int, str] = {}
-    for start in range(0, len(keys), _LOOKUP):
-        rows = session.execute(select(Passage.id, Passage.text).where(Passage.id.in_(keys[start : start + _LOOKUP])))
-        found.update({key: text for key, text in rows})
+    found = passage_texts(session, keys)
     return Texts({key: found[key] for key in keys}, {key: groups[key] for key in keys})

@@ -130,7 +130,7 @@ def _example_pages(session: Session, scope: Scope):  # type: ignore[no-untyped-d
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
+class _Member:
     example_id: int
     passage_id: int
     parent_passage_id: int | None
@@ -138,8 +138,8 @@ class _Standing:
 
 def _with_positives(rows: Sequence[Any]) -> list[Any]:
     positives = dict.fromkeys((row.example_id, row.positive_id) for row in rows)
-    standing = [_Standing(row.example_id, row.passage_id, row.parent_passage_id) for row in rows]
-    return [*(_Standing(example, passage, None) for example, passage in positives), *standing]
+    standing = [_Member(row.example_id, row.passage_id, row.parent_passage_id) for row in rows]
+    return [*(_Member(example, passage, None) for example, passage in positives), *standing]
 
 
 def duplicates_across(
@@ -179,7 +179,7 @@ def _write_bands(session: Session, scope: Scope, bands: BandFile, look: Look, pr
         bands.append(keys_TB)
         look([row.id for row in page], shingles, keys_TB)
         passages.append(np.array([row.id for row in page], np.int64))
-        only.append(np.array([row.first if row.first == row.last else -1 for row in page], np.int64))
+        only.append(np.array([-1 if row.only is None else row.only for row in page], np.int64))
         progress(bands.num_texts, None)
     empty = np.empty(0, np.int64)
     return np.concatenate([empty, *passages]), np.concatenate([empty, *only])

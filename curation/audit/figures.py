@@ -17,7 +17,7 @@ from curation.audit.run_leaks import LeakMeter, RunLeaks
 from curation.audit.scope import scope_of
 from db.store import Store
 
-MAX_LEAK_TEXTS = 4_000
+MAX_LEAK_TEXTS = 2_000
 Progress = Callable[[int, int | None], None]
 
 

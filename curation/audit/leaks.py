@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NUM_HASHED = 2**18
 NGRAMS = (2, 4)
-_MAX_CHARACTERS = 4_000  # of a text: what gives a writer away shows long before
+_MAX_CHARACTERS = 2_000  # of a text: what gives a writer away shows long before, and memory is bounded
 MIN_GROUPS = 10
 _FOLDS = 5
 _NUM_DRAWS = 200

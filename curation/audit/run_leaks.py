@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The same classifier between two sets of real texts: the leak, and what each property alone tells."""
+    """The same classifier between two sets of real texts; what each property alone tells, of the first control only."""
 
     what: str
     leak: Leak
@@ -95,12 +95,14 @@ class LeakMeter:
         self._session, self._max_texts, self._seed, self._label = session, max_texts, seed, rank_label
         self._corpora: dict[int, Texts] = {}
         self._columns = _Columns()
+        self._controls: dict[frozenset[tuple[int, ...]], Control] = {}
 
     def measure(self, run: int) -> RunLeaks:
         """All leaks of a run."""
         real = draw_run(self._session, run, positive_origin="corpus", max_texts=self._max_texts)
         machine = draw_run(self._session, run, positive_origin="synthetic", max_texts=self._max_texts)
         self._columns.clear()
+        self._controls.clear()
         corpus = self._corpus(real)
         leaks = RunLeaks(
             self._negatives(real, corpus, "negatives", "their positives"),
@@ -166,14 +168,24 @@ class LeakMeter:
                 continue
         for what, one, other in controls:
             try:
-                pair = self._pair(one, other)
+                found.controls.append(self._control(what, one, other, with_properties=not found.controls))
             except CurationError:
                 continue
-            found.controls.append(Control(what, pair.leak(), pair.properties()))
         if not found.controls:
             found.reason = "no control: the store has too few real texts to set beside it"
 
+    def _control(self, what: str, one: Texts, other: Texts, *, with_properties: bool) -> Control:
+        """Measured once for each two sets of a run, whichever of them comes first: the AUC is the same."""
+        sets = frozenset((tuple(one.text), tuple(other.text)))
+        known = self._controls.get(sets)
+        if known is None or (with_properties and not known.properties):
+            pair = self._pair(one, other)
+            leak = known.leak if known else pair.leak()
+            known = self._controls[sets] = Control(what, leak, pair.properties() if with_properties else {})
+        return Control(what, known.leak, known.properties)
+
     def _pair(self, first: Texts, second: Texts) -> "_Pair":
+        """Two sets ready to be told apart; a text that is in both stays in the first only."""
         kept = second.without(first.text)
         comparison = compare_sets(list(first.group.values()), list(kept.group.values()), seed=self._seed)
         texts = [*first.text.values(), *kept.text.values()]

@@ -12,6 +12,16 @@ from db.tables.ledger import Run
 from db.tables.texts import Passage
 
 PAGE = 2_000
+_LOOKUP = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A passage that stands in audited examples: in `only` one of them, or in several (None)."""
+
+    id: int
+    text: str
+    only: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +50,26 @@ class Scope:
         )
         return union_all(positives, negatives).subquery("standing")
 
-    def passages(self, session: Session) -> Iterator[Sequence[Row]]:
-        """Pages of (id, text, the only example or null) of the different passages, by id."""
+    def passages(self, session: Session) -> Iterator[list[Standing]]:
+        """Pages of the different passages, by id. Texts are looked up by page, so that none is sorted."""
         standing = self.standings()
-        first, last = func.min(standing.c.example_id), func.max(standing.c.example_id)
-        of_passage = (
-            select(standing.c.passage_id, first.label("first"), last.label("last"))
-            .group_by(standing.c.passage_id)
-            .subquery()
-        )
-        statement = (
-            select(Passage.id, Passage.text, of_passage.c.first, of_passage.c.last)
-            .join(of_passage, of_passage.c.passage_id == Passage.id)
-            .order_by(Passage.id)
-        )
-        yield from pages(session, statement)
+        first, last = func.min(standing.c.example_id).label("first"), func.max(standing.c.example_id).label("last")
+        of_passage = select(standing.c.passage_id, first, last).group_by(standing.c.passage_id)
+        for page in pages(session, of_passage.order_by(standing.c.passage_id)):
+            texts = passage_texts(session, [row.passage_id for row in page])
+            yield [
+                Standing(row.passage_id, texts[row.passage_id], row.first if row.first == row.last else None)
+                for row in page
+            ]
+
+
+def passage_texts(session: Session, keys: Sequence[int]) -> dict[int, str]:
+    """Texts of passages by id."""
+    found: dict[int, str] = {}
+    for start in range(0, len(keys), _LOOKUP):
+        rows = session.execute(select(Passage.id, Passage.text).where(Passage.id.in_(keys[start : start + _LOOKUP])))
+        found.update({key: text for key, text in rows})
+    return found
 
 
 def pages(session: Session, statement: Select, size: int = PAGE) -> Iterator[Sequence[Row]]:

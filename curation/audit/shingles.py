@@ -36,9 +36,12 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(normal) or [normal.strip()]
 
 
-@lru_cache(maxsize=200_000)
-def _hash(word: str) -> int:
-    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+# Words come again and again; whole texts do not, and are never remembered.
+_hash_of_word = lru_cache(maxsize=100_000)(_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def shingle(texts: Sequence[str], size: int) -> Shingles:
     ends = np.cumsum(lengths)
     for of_one, end, length in zip(words, ends.tolist(), lengths.tolist(), strict=True):
         first = end - length
-        hashes_W[first : first + len(of_one)] = [_hash(word) for word in of_one]
+        hashes_W[first : first + len(of_one)] = [_hash_of_word(word) for word in of_one]
     text_W = np.repeat(np.arange(len(texts)), lengths)
     mixed_W = _successive(hashes_W, size)
     begins_W = np.arange(len(hashes_W)) <= ends[text_W] - size
