@@ -1,5 +1,6 @@
 """Judging from end to end against a scripted server: screen and confirm, made-up quotes, garbage, kills, secrets."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from app.asking import AGAIN
 from app.errors import AppError
@@ -19,15 +20,20 @@ from curation.errors import CurationError
 from curation.judging.verdicts import false_negatives, judged_rate
 from db.check import check_store
 from db.digest import canonical_json
+from db.examples import NewCandidate, put_candidates, put_examples, put_task
 from db.insert import insert_missing
 from db.merge import merge
+from db.runs import start_run
 from db.store import Store
 from db.tables.examples import Candidate, Example, Score
 from db.tables.judgements import Judge, Judgement
 from db.tables.ledger import Completion, Rejection, Request, Run, RunRequest
+from db.tables.texts import Query
 from db.teachers import put_teacher
+from db.texts import put_passages, put_queries
 from generator.errors import EngineStopped
 from generator.plan import Planned
+from generator.prompt_pack import PromptPack
 
 ROOT = Path(__file__).parents[2]
 
@@ -346,6 +352,73 @@ def test_what_the_ceiling_would_have_removed_is_counted(store: Store, chat_serve
     assert (counted.num_written, counted.num_scored, counted.num_over) == (8, 6, 3)
     assert (counted.num_over_judged, counted.num_over_relevant) == (3, 1)
     assert (counted.num_under_judged, counted.num_under_relevant) == (3, 1)
+
+
+def test_the_lowest_scoring_positive_of_a_query_makes_its_ceiling(store: Store, chat_server: Any, tools: Any) -> None:
+    tools.fill_negatives(store, 1)
+    with store.write() as session:
+        query = session.scalars(select(Query.id)).one()
+        (low,) = put_passages(session, ["another answer"])
+        put_examples(session, [(query, low)], origin="synthetic")
+        teacher = put_teacher(session, name="t", version="1", kind="bi-encoder")
+        scores = {low: 0.4, **{key: value for key, value in zip(session.scalars(
+            select(Candidate.passage_id).order_by(Candidate.id)), (0.9, 0.5), strict=True)}}  # fmt: skip
+        rows = [
+            {"teacher_id": teacher, "query_id": query, "passage_id": key, "value": value, "num_tokens": None}
+            for key, value in scores.items()
+        ]
+        insert_missing(session, Score, rows)
+    counted = exempted(store, recipe_for(chat_server, ceiling={"teacher": "t", "percentage": 0.95}))
+    assert counted is not None and (counted.num_scored, counted.num_over) == (1, 1)
+
+
+def test_the_same_prompt_under_another_digest_is_another_judge_and_costs_nothing(
+    store: Store, chat_server: Any, tools: Any, tmp_path: Path
+) -> None:
+    tools.fill_negatives(store, 4)
+    chat_server.script = tools.honest
+    judge(store, recipe_for(chat_server))
+    pack = tmp_path / "mine"
+    shutil.copytree(PromptPack.load("curation_v1").folder / "relevance_judgement", pack / "relevance_judgement")
+    with (pack / "relevance_judgement" / "entry.toml").open("a") as file:
+        file.write("# a comment\n")
+    (report,) = judge(store, recipe_for(chat_server, pack=str(pack)))
+    assert report.num_judged == 4 and len(chat_server.bodies) == 4
+    with store.read() as session:
+        assert session.scalar(select(func.count()).select_from(Judge)) == 2
+        assert session.scalar(select(func.count()).select_from(Judgement)) == 8
+
+
+def test_only_its_own_screening_judge_sends_pairs_to_the_strong_one(store: Store, chat_server: Any, tools: Any) -> None:
+    tools.fill_negatives(store, 4)
+    chat_server.script = lambda body: tools.verdict(0, "")
+    recipe = recipe_for(chat_server, confirm={})
+    lenient = recipe.screen.model_copy(update={"model": "lenient"})
+    assert judge(store, recipe)[1].num_pairs == 0
+    chat_server.script = tools.honest
+    judge(store, recipe.model_copy(update={"name": "other", "screen": lenient, "confirm": None}))
+    assert judge(store, recipe)[1].num_pairs == 0
+
+
+def test_a_pair_of_two_tasks_is_asked_once_by_the_first(store: Store, chat_server: Any, tools: Any) -> None:
+    """Example by example the instruction differs; the pair is one."""
+    chat_server.script = lambda body: tools.verdict(0, "")
+    with store.write() as session:
+        run = start_run(session, "generate", "w", {"model": "m"}, 0)
+        (query,), (first, second, negative) = put_queries(session, ["q"]), put_passages(session, ["a", "b", "n"])
+        for positive, task in ((first, "Find causes."), (second, "Find cures.")):
+            key = put_task(session, "short-long", task)
+            (example,) = put_examples(session, [(query, positive)], origin="synthetic", task_id=key)
+            put_candidates(session, [NewCandidate(example, negative, "negative", "synthetic", run.id)])
+    for _ in range(2):
+        (report,) = judge(store, recipe_for(chat_server))
+        assert report.num_pairs == 1 and report.refused == {}
+        # A second call finds the place taken, even when the other task's question would be new.
+        with store.write() as session:
+            session.execute(update(Example).values(task_id=Example.task_id + 1).where(Example.task_id == 1))
+    assert len(chat_server.bodies) == 1 and "Find causes." in chat_server.bodies[0]["messages"][0]["content"]
+    with store.read() as session:
+        assert session.scalar(select(func.count()).select_from(Request)) == 1
 
 
 def test_second_questions_stand_far_from_first_ones(store: Store, chat_server: Any, tools: Any) -> None:
