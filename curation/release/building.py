@@ -1,94 +1,155 @@
-"""The rows of a release, streamed from its selection into Parquet; what went in is remembered, a few bytes each."""
+"""The rows of a release, streamed from its selection into Parquet; what went in is remembered, a few bytes each.
+
+Rows are built as columns, a page of examples at a time: a dictionary for every row would take most of the time.
+"""
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curation.release.files import CORPUS, GRADED, QRELS, QUERIES, TRIPLET, ReleaseWriters, n_tuple
+import numpy as np
+import pyarrow as pa
+
+from curation.release.files import (
+    CORPUS,
+    GRADED,
+    NEGATIVE,
+    POSITIVE,
+    QRELS,
+    QUERIES,
+    SCORES,
+    TRIPLET,
+    ReleaseWriters,
+    n_tuple,
+)
+from curation.release.licences import check_licences
 from curation.release.mixing import fill_slots
+from curation.release.provenance import PROVENANCE, Provenance, Sources
 from curation.release.recipe import ReleaseRecipe
-from curation.release.selection import Chosen, Negative, Selection
+from curation.release.selection import Chosen, Frozen, Negative, Scores, Selection
+from curation.release.texts import corpus_tables, query_tables
 from db.digest import counter_uniform
 from db.store import Store
 
-_PROGRESS_EVERY = 250
 Progress = Callable[[int, int | None], None]
+
+
+def schemas(slots: int) -> dict[str, pa.Schema]:
+    """The columns of every configuration."""
+    return {
+        "graded": GRADED,
+        "n-tuple": n_tuple(slots),
+        "triplet": TRIPLET,
+        "corpus": CORPUS,
+        "queries": QUERIES,
+        "qrels": QRELS,
+        "provenance": PROVENANCE,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An example as it goes in: what was chosen, its licence, and the negatives of its slots."""
+
+    chosen: Chosen
+    licence: str
+    synthetic: Sequence[Negative]
+    mined: Sequence[Negative]
+
+    @property
+    def drawn(self) -> list[Negative]:
+        """The slots in order: machine-written ones by rank, then the mined ones."""
+        return [*sorted(self.synthetic, key=lambda one: (one.rank or 99, one.digest)), *self.mined]
+
+    @property
+    def positives(self) -> list[tuple[str, str]]:
+        """(digest, text) of the positive, and of what a judge made one."""
+        texts = self.chosen.texts
+        more = [(one.digest, one.text) for one in self.chosen.more_positives]
+        return [(texts.positive_digest, texts.positive), *more]
 
 
 class Builder:
     """Writes the files of a release, and remembers which candidates went in."""
 
-    def __init__(self, store: Store, recipe: ReleaseRecipe, folder: Path) -> None:
-        self._store, self._recipe = store, recipe
+    def __init__(self, store: Store, recipe: ReleaseRecipe, folder: Path, frozen: Frozen | None = None) -> None:
+        self._store, self._recipe, self._folder, self._frozen = store, recipe, folder, frozen
         self.items, self.positions, self.is_dev = array("q"), array("i"), array("b")
         self.realised = {"synthetic_slots": 0, "mined_slots": 0, "short_rows": 0, "judged_relevant": 0}
         self.both = {"synthetic": 0, "mined": 0}  # slots of the examples that have negatives of both kinds
-        self.licences: set[str] = set()
-        schemas = {
-            "graded": GRADED,
-            "n-tuple": n_tuple(recipe.mix.slots),
-            "triplet": TRIPLET,
-            "corpus": CORPUS,
-            "queries": QUERIES,
-            "qrels": QRELS,
-        }
-        self._writers = ReleaseWriters(folder, schemas)
+        self.licences: dict[tuple[str, str], int] = {}  # examples by (source, licence)
+        self.sources = Sources()
+        self._passages = array("q")  # of the corpus: what nobody wrote by machine
 
     def write(self, progress: Progress) -> dict[str, dict[str, int]]:
         """Write every configuration; rows per configuration and split."""
-        with self._store.read() as session:
-            selection = Selection(session, self._recipe)
-            for done, chosen in enumerate(selection.examples()):
-                if done % _PROGRESS_EVERY == 0:
-                    progress(done, len(selection))
-                self._write_example(chosen)
-            progress(len(selection), len(selection))
-            for row in selection.queries():
-                self._writers.write("queries", "queries", [row])
-            for row in selection.corpus():
-                self._writers.write("corpus", "corpus", [row])
-        return self._writers.close()
+        of_slots = schemas(self._recipe.mix.slots)
+        with self._store.read() as session, ReleaseWriters(self._folder, of_slots) as writers:
+            selection = Selection(session, self._recipe, self._frozen)
+            if self._frozen is None:
+                check_licences(selection.licences(), self._recipe.acknowledged)
+            provenance = Provenance(session, self._recipe.runs)
+            done = 0
+            for page in selection.pages():
+                progress(done, len(selection))
+                rows = [self._row(chosen) for chosen in page]
+                for split in ("train", "dev"):
+                    of_split = [row for row in rows if row.chosen.split == split]
+                    if of_split:
+                        self._write_split(writers, split, of_split, provenance)
+                done += len(page)
+            progress(done, len(selection))
+            self.sources = provenance.sources
+            writers.write("queries", "queries", query_tables(session, selection.queries))
+            passages = np.unique(np.frombuffer(self._passages, dtype=np.int64))
+            writers.write("corpus", "corpus", corpus_tables(session, passages))
+            return writers.close()
 
     def realised_mix(self) -> dict[str, int | float | None]:
         """Slots by kind; the ratio over the examples that have negatives of both kinds, None where there are none."""
         ratio = self.both["synthetic"] / self.both["mined"] if self.both["mined"] else None
         return {**self.realised, "realised_ratio": ratio}
 
-    def _write_example(self, chosen: Chosen) -> None:
-        example, writers = chosen.texts, self._writers
-        written = [n for n in chosen.negatives if n.is_written]
-        others = [n for n in chosen.negatives if not n.is_written]
-        synthetic, mined = self._slots(written, others, example.digest)
-        self._count(synthetic, mined, has_both=bool(written and others))
-        self.realised["judged_relevant"] += chosen.num_judged_relevant
-        licence = example.licence or self._recipe.licence
-        self.licences.add(licence)
-        writers.write("graded", chosen.split, [_graded(chosen, (len(synthetic), len(mined)), licence)])
-        drawn = [*sorted(synthetic, key=lambda n: (n.row["rank"] or 99, n.row["id"])), *mined]
-        self.realised["short_rows"] += len(drawn) < self._recipe.mix.slots
-        more = [(one.row["id"], one.row["text"]) for one in chosen.more_positives]
-        for digest, text in [(example.positive_digest, example.positive), *more]:
-            self._write_training({"anchor": example.query, "positive": text}, drawn, chosen.split)
-            qrel = {"query-id": example.query_digest, "corpus-id": digest, "score": 1}
-            writers.write("qrels", chosen.split, [qrel])
-        of_example = [chosen.positive_candidate, *(n.candidate for n in [*chosen.negatives, *chosen.more_positives])]
-        for position, candidate in enumerate(of_example):
-            self.items.append(candidate)
-            self.positions.append(position)
-            self.is_dev.append(chosen.split == "dev")
+    def _row(self, chosen: Chosen) -> Row:
+        texts = chosen.texts
+        licence = texts.licence or self._recipe.licence
+        source = (texts.source or "brainstormed", licence)
+        self.licences[source] = self.licences.get(source, 0) + 1
+        written = [one for one in chosen.negatives if one.is_written]
+        others = [one for one in chosen.negatives if not one.is_written]
+        row = Row(chosen, licence, *self._slots(written, others, texts.digest))
+        self._count(row, has_both=bool(written and others))
+        self._passages.append(texts.positive_id)
+        self._passages.extend(one.passage for one in others)
+        self._passages.extend(one.passage for one in chosen.more_positives)
+        return row
 
-    def _write_training(self, pair: dict[str, str], drawn: Sequence[Negative], split: str) -> None:
-        self._writers.write("triplet", split, [pair | {"negative": n.row["text"]} for n in drawn])
-        if len(drawn) == self._recipe.mix.slots:
-            texts = {f"negative_{place}": n.row["text"] for place, n in enumerate(drawn, start=1)}
-            self._writers.write("n-tuple", split, [pair | texts])
+    def _write_split(self, writers: ReleaseWriters, split: str, rows: Sequence[Row], provenance: Provenance) -> None:
+        writers.write("graded", split, graded_table(rows))
+        slots = self._recipe.mix.slots
+        pairs = [(row, row.drawn, digest, text) for row in rows for digest, text in row.positives]
+        full = [(row.chosen.texts.query, text, *_texts(drawn)) for row, drawn, _, text in pairs if len(drawn) == slots]
+        writers.write("n-tuple", split, _table(full, n_tuple(slots)))
+        triplets = [(row.chosen.texts.query, text, one.text) for row, drawn, _, text in pairs for one in drawn]
+        writers.write("triplet", split, _table(triplets, TRIPLET))
+        qrels = [(row.chosen.texts.query_digest, digest, 1) for row, _, digest, _ in pairs]
+        writers.write("qrels", split, _table(qrels, QRELS))
+        start = len(self.items)
+        for row in rows:
+            of_example = [row.chosen.positive_candidate]
+            of_example += [one.candidate for one in (*row.chosen.negatives, *row.chosen.more_positives)]
+            self.items.extend(of_example)
+            self.positions.extend(range(len(of_example)))
+        self.is_dev.extend([split == "dev"] * (len(self.items) - start))
+        writers.write("provenance", split, provenance.table(self.items[start:], self.positions[start:]))
 
     def _slots(
         self, written: Sequence[Negative], others: Sequence[Negative], example: str
     ) -> tuple[list[Negative], list[Negative]]:
         mix, seed = self._recipe.mix, self._recipe.seed
-        shuffled = sorted(written, key=lambda n: counter_uniform(seed, "slot", example, n.row["id"]))
+        shuffled = sorted(written, key=lambda one: counter_uniform(seed, "slot", example, one.digest))
         return fill_slots(
             mix.kind,
             shuffled,
@@ -100,30 +161,81 @@ class Builder:
             quotas=mix.quotas,
         )
 
-    def _count(self, synthetic: Sequence[Negative], mined: Sequence[Negative], *, has_both: bool) -> None:
-        self.realised["synthetic_slots"] += len(synthetic)
-        self.realised["mined_slots"] += len(mined)
+    def _count(self, row: Row, *, has_both: bool) -> None:
+        synthetic, mined = len(row.synthetic), len(row.mined)
+        self.realised["synthetic_slots"] += synthetic
+        self.realised["mined_slots"] += mined
+        self.realised["short_rows"] += synthetic + mined < self._recipe.mix.slots
+        self.realised["judged_relevant"] += row.chosen.num_judged_relevant
         if has_both:
-            self.both["synthetic"] += len(synthetic)
-            self.both["mined"] += len(mined)
+            self.both["synthetic"] += synthetic
+            self.both["mined"] += mined
 
 
-def _graded(chosen: Chosen, slots: tuple[int, int], licence: str) -> dict[str, Any]:
-    example = chosen.texts
-    return {
-        "example_id": example.digest,
-        "query": example.query,
-        "query_id": example.query_digest,
-        "positive": example.positive,
-        "positive_id": example.positive_digest,
-        "positive_scores": chosen.positive_scores,
-        "instruction": example.instruction,
-        "task_type": example.task_type,
-        "language": example.language,
-        "source": example.source or "brainstormed",
-        "licence": licence,
-        "num_synthetic_slots": slots[0],
-        "num_mined_slots": slots[1],
-        "more_positives": [{"id": one.row["id"], "text": one.row["text"]} for one in chosen.more_positives],
-        "negatives": [negative.row for negative in chosen.negatives],
-    }
+def graded_table(rows: Sequence[Row]) -> pa.Table:
+    """Rows of the configuration `graded`."""
+    texts = [row.chosen.texts for row in rows]
+    negatives = [row.chosen.negatives for row in rows]
+    more = [row.chosen.more_positives for row in rows]
+    flat = [one for several in negatives for one in several]
+    columns: dict[str, Any] = {
+        "example_id": [text.digest for text in texts],
+        "query": [text.query for text in texts],
+        "query_id": [text.query_digest for text in texts],
+        "positive": [text.positive for text in texts],
+        "positive_id": [text.positive_digest for text in texts],
+        "positive_scores": _scores(row.chosen.positive_scores for row in rows),
+        "instruction": [text.instruction for text in texts],
+        "task_type": [text.task_type for text in texts],
+        "language": [text.language for text in texts],
+        "source": [text.source or "brainstormed" for text in texts],
+        "licence": [row.licence for row in rows],
+        "num_synthetic_slots": [len(row.synthetic) for row in rows],
+        "num_mined_slots": [len(row.mined) for row in rows],
+        "more_positives": _lists(more, POSITIVE, [[one.digest for several in more for one in several],
+                                                  [one.text for several in more for one in several]]),
+        "negatives": _lists(
+            negatives,
+            NEGATIVE,
+            [
+                [one.digest for one in flat],
+                [one.text for one in flat],
+                [one.grade for one in flat],
+                [one.rank for one in flat],
+                [one.origin for one in flat],
+                [one.violated_requirement for one in flat],
+                [one.mined_rank for one in flat],
+                _scores(one.scores for one in flat),
+            ],
+        ),
+    }  # fmt: skip
+    return pa.Table.from_arrays([_array(columns[kind.name], kind.type) for kind in GRADED], schema=GRADED)
+
+
+def _scores(several: Iterable[Scores]) -> pa.Array:
+    lists = list(several)
+    flat = [score for scores in lists for score in scores]
+    return _lists(lists, SCORES.value_type, [[teacher for teacher, _ in flat], [value for _, value in flat]])
+
+
+def _lists(several: Sequence[Sequence[Any]], kind: pa.StructType, columns: Sequence[Any]) -> pa.Array:
+    """A list for each of `several`, of structs whose fields are the columns of them all."""
+    offsets = np.zeros(len(several) + 1, dtype=np.int32)
+    np.cumsum([len(one) for one in several], out=offsets[1:])
+    arrays = [_array(column, one.type) for column, one in zip(columns, kind, strict=True)]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays(arrays, fields=list(kind)))
+
+
+def _array(column: Any, kind: pa.DataType) -> pa.Array:
+    return column if isinstance(column, pa.Array) else pa.array(column, kind)
+
+
+def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else [() for _ in schema]
+    return pa.Table.from_arrays(
+        [pa.array(c, kind.type) for c, kind in zip(columns, schema, strict=True)], schema=schema
+    )
+
+
+def _texts(drawn: Sequence[Negative]) -> list[str]:
+    return [one.text for one in drawn]

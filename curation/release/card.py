@@ -1,89 +1,148 @@
-"""The dataset card: facts from the manifest and the audit, for a stranger who has to judge the release."""
+"""The dataset card: facts from the manifest alone, for a stranger who has to judge the release."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from curation.release.licences import conflict, licence_url
+
+Manifest = Mapping[str, Any]
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_HUB_LICENCES = {"cc-by-4.0", "apache-2.0", "mit", "cc0-1.0", "cc-by-sa-4.0", "cc-by-sa-3.0", "odc-by"}
+_HUB_LICENCES = {
+    "apache-2.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0",
+    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "mit", "odbl", "odc-by",
+}  # fmt: skip
+_GRADES = (
+    ("1", "hard", "most similar to the query; breaks one requirement of it"),
+    ("2 and 3", "medium", "similar; a tie, neither is harder than the other"),
+    ("4", "easy", "of the same field, plainly not an answer"),
+    ("none", "none", "mined or imported: ordered by the teacher's similarity (`mined_rank`), never graded"),
+)
 
 
-def write_card(path: Path, manifest: dict[str, Any], audit: dict[str, Any]) -> None:
+def write_card(path: Path, manifest: Manifest) -> None:
     """Write README.md with the Hub's metadata block."""
-    rows = manifest["rows"]
     recipe = manifest["recipe"]
-    num_rows = sum(rows["graded"].values())
-    licences = [licence.lower() for licence in manifest["licences"]]
+    num_rows = sum(manifest["rows"]["graded"].values())
+    licences = sorted({licence.lower() for licence in manifest["licences"]})
+    is_one = len(licences) == 1 and licences[0] in _HUB_LICENCES
     data = DatasetCardData(
         language=list(recipe["language"]),
-        license=licences[0] if len(licences) == 1 and licences[0] in _HUB_LICENCES else "other",
+        license=licences[0] if is_one else "other",
+        license_name=None if is_one else "licences-of-sources",
+        license_link=None if is_one else "#licences",
         pretty_name=recipe["title"],
         annotations_creators=["machine-generated"],
+        language_creators=["machine-generated", "found"] if _has_sources(manifest) else ["machine-generated"],
+        multilinguality=["multilingual" if len(recipe["language"]) > 1 else "monolingual"],
+        source_datasets=["original"],
         task_categories=["feature-extraction", "sentence-similarity"],
-        size_categories=[next((name for most, name in _SIZES if num_rows < most), "n>1M")],
+        size_categories=[next((name for most, name in _SIZES if num_rows < most), "1M<n<10M")],
         tags=["sentence-transformers", "hard-negatives", "graded-negatives", "synthetic"],
-        configs=[_config(config, splits) for config, splits in rows.items()],
+        configs=[_config(config, splits) for config, splits in manifest["rows"].items()],
     )
-    path.write_text(str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{_body(manifest, audit)}")), encoding="utf-8")
+    path.write_text(str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{_body(manifest)}")), encoding="utf-8")
 
 
-def _config(config: str, splits: dict[str, int]) -> dict[str, Any]:
+def _has_sources(manifest: Manifest) -> bool:
+    return any(source["name"] != "brainstormed" for source in manifest["sources"])
+
+
+def _config(config: str, splits: Mapping[str, int]) -> dict[str, Any]:
     files = [{"split": split, "path": f"{config}/{split}-*.parquet"} for split in sorted(splits, reverse=True)]
     entry: dict[str, Any] = {"config_name": config, "data_files": files}
     return entry | ({"default": True} if config == "graded" else {})
 
 
-def _body(manifest: dict[str, Any], audit: dict[str, Any]) -> str:
-    mix, recipe = manifest["mix"], manifest["recipe"]
-    ratio = "none mined" if mix["realised_ratio"] is None else f"{mix['realised_ratio']:.3f}"
+def _body(manifest: Manifest) -> str:
+    recipe, audit = manifest["recipe"], manifest["audit"]
+    grades = [list(grade) for grade in _GRADES]
     sections = [
         f"# {recipe['title']}: {manifest['name']}",
-        "Queries with a positive and graded hard negatives: rank 1 (`hard`) is the most similar to the query, ranks 2 "
-        "and 3 are `medium`, rank 4 is `easy`. Made with Gradus; every row is named in `manifest.json` by digest "
-        f"(`{manifest['digest'][:16]}`).",
+        "Queries with a positive and graded hard negatives, made with Gradus. `manifest.json` names every file, run, "
+        f"recipe and model by digest; this release's is `{manifest['digest'][:16]}`.",
         "## Load",
-        f'```python\nfrom datasets import load_dataset\n\ngraded = load_dataset("{manifest["name"]}", "graded")\n'
-        f'training = load_dataset("{manifest["name"]}", "n-tuple")  # columns as sentence-transformers trains on\n```',
+        _loading(manifest),
         "## Configurations",
-        _table(
-            ["configuration", "split", "rows"],
-            [
-                [config, split, f"{num:,}"]
-                for config, splits in manifest["rows"].items()
-                for split, num in splits.items()
-            ],
-        ),
+        _configurations(manifest),
+        "## Grades and rubric",
+        _table(["rank", "grade", "meaning"], grades),
+        "`more_positives` of `graded` are negatives that a judge called relevant and the recipe made positives.",
         "## How it was made",
         "\n".join(f"- {line}" for line in _making(manifest)),
-        f"Mix of the training configurations: `{recipe['mix']['kind']}`, {recipe['mix']['slots']} negatives a row, "
-        f"ratio of machine-written to mined {recipe['mix']['ratio']} asked for, {ratio} realised over the examples "
-        f"that have both; "
-        f"{mix['short_rows']} examples have too few negatives for a row of `n-tuple`.",
+        _mix(manifest),
         "## Audit",
-        f"Similarity to the query by {audit['teacher']['name']} at {audit['teacher']['max_length']} tokens.",
+        f"Similarity to the query by {_code(audit['teacher']['name'])} at {audit['teacher']['max_length']} tokens.",
         _audit_table(audit),
         "![Similarity per rank](ladder.png)",
         "## Gates",
         _gates(manifest["gates"]),
+        "## Human audit",
+        "None yet: no person has reviewed these rows (n = 0), so there is no agreement to report.",
+        "## Contamination",
+        _contamination(audit),
         "## Known faults",
-        "\n".join(f"- {fault}" for fault in _faults(manifest, audit)),
+        "\n".join(f"- {fault}" for fault in _faults(manifest)),
         "## Licences",
-        f"Sources: {', '.join(manifest['licences'])}. Machine-written texts quote or imitate them. "
-        f"Generators: {', '.join(manifest['generator_models']) or 'none'}.",
+        _licences(manifest),
+        "## Change log",
+        _changes(manifest),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _making(manifest: dict[str, Any]) -> list[str]:
+def _loading(manifest: Manifest) -> str:
+    version = manifest["version"]
+    return (
+        "```python\nfrom datasets import load_dataset\n\n"
+        f'graded = load_dataset("ORG/NAME", "graded", revision="v{version}")\n'
+        f'training = load_dataset("ORG/NAME", "n-tuple", revision="v{version}")  # as sentence-transformers trains\n'
+        "```\n\nThe tag names this release for ever. A folder's path does in place of `ORG/NAME`, without a revision."
+    )
+
+
+def _configurations(manifest: Manifest) -> str:
+    rows = [
+        [_code(config), split, f"{num:,}", ", ".join(_code(column["name"]) for column in manifest["schemas"][config])]
+        for config, splits in manifest["rows"].items()
+        for split, num in splits.items()
+    ]
+    return _table(["configuration", "split", "rows", "columns"], rows)
+
+
+def _making(manifest: Manifest) -> list[str]:
     lines = []
     for run in manifest["runs"]:
-        pack = f", prompt pack `{run['prompt_pack']}` ({run['prompt_pack_digest'][:12]})" if run["prompt_pack"] else ""
-        lines.append(f"{run['kind']} `{run['name']}`: recipe {run['recipe_digest'][:12]}, seed {run['seed']}{pack}")
+        pack = f", prompt pack {_code(run['prompt_pack'])} ({run['prompt_pack_digest'][:12]})"
+        lines.append(
+            f"{run['kind']} {_code(run['name'])}: recipe {run['recipe_digest'][:12]}, seed {run['seed']}, "
+            f"code {run['code_version']}{pack if run['prompt_pack'] else ''}"
+        )
+    models = ", ".join(_code(model) for model in manifest["generator_models"])
+    lines.append(f"Generator models: {models or 'none'}")
+    teachers = [f"{_code(one['name'])} ({one['version'][:12]})" for one in manifest["teachers"]]
+    lines.append(f"Teachers with scores: {', '.join(teachers) or 'none'}")
+    lines.append(
+        f"Release recipe {manifest['recipe_digest'][:12]}, seed {manifest['recipe']['seed']}, "
+        f"code {manifest['code_version']}"
+    )
     return lines
 
 
-def _audit_table(audit: dict[str, Any]) -> str:
+def _mix(manifest: Manifest) -> str:
+    mix, asked = manifest["mix"], manifest["recipe"]["mix"]
+    ratio = "none mined" if mix["realised_ratio"] is None else f"{mix['realised_ratio']:.3f}"
+    return (
+        f"Mix of the training configurations: `{asked['kind']}`, {asked['slots']} negatives a row, ratio of "
+        f"machine-written to mined {asked['ratio']} asked for, {ratio} realised over the examples that have both; "
+        f"{mix['short_rows']:,} examples have too few negatives for a row of `n-tuple`. Splits keep every query and "
+        f"positive on one side; {manifest['recipe']['split']['dev_share']:.0%} go to dev."
+    )
+
+
+def _audit_table(audit: Mapping[str, Any]) -> str:
     rows = []
     for group in audit["groups"]:
         rows.append([group["run"], "positive", str(group["num_examples"]), f"{group['positive']['mean']:.3f}", "", ""])
@@ -105,8 +164,16 @@ def _gates(gates: list[dict[str, Any]]) -> str:
     return _table(["gate", "limit", "figure", "of", "verdict"], rows)
 
 
-def _judging(manifest: dict[str, Any], audit: dict[str, Any]) -> str:
-    judged, asked = audit["judged"], manifest["recipe"]["false_negatives"]
+def _contamination(audit: Mapping[str, Any]) -> str:
+    found = audit.get("contamination")
+    if not found:
+        return "Not measured against evaluation sets."
+    parts = [f"{kind}: {found[kind]['num']:,}" for kind in ("queries", "pairs") if found.get(kind)]
+    return f"Found in the evaluation sets that the store holds, exactly or nearly: {', '.join(parts) or 'nothing'}."
+
+
+def _judging(manifest: Manifest) -> str:
+    judged, asked = manifest["audit"]["judged"], manifest["recipe"]["false_negatives"]
     if not judged["num_judged"]:
         return "No judge has looked for false negatives."
     low, high = judged["interval_95"]
@@ -118,18 +185,68 @@ def _judging(manifest: dict[str, Any], audit: dict[str, Any]) -> str:
     )
 
 
-def _faults(manifest: dict[str, Any], audit: dict[str, Any]) -> list[str]:
-    faults = ["No person has reviewed these rows.", _judging(manifest, audit)]
-    for group in audit["groups"]:
+def _faults(manifest: Manifest) -> list[str]:
+    faults = ["No person has reviewed these rows.", _judging(manifest)]
+    for group in manifest["audit"]["groups"]:
         if order := group["order"]:
             low, high = order["interval_95"]
             faults.append(
-                f"`{group['run']}`: the claimed order holds in {order['accuracy']:.1%} of the cross-grade pairs "
+                f"{_code(group['run'])}: the claimed order holds in {order['accuracy']:.1%} of the cross-grade pairs "
                 f"(95 % interval {low:.1%} to {high:.1%}, n = {order['num_pairs']:,})."
             )
     return faults
 
 
+def _licences(manifest: Manifest) -> str:
+    rows = [
+        [source["name"], _linked(source["licence"]), f"{source['num_examples']:,}"] for source in manifest["sources"]
+    ]
+    lines = [
+        _table(["source", "licence", "examples"], rows),
+        "Every row of `graded` names its source and licence. Machine-written texts quote or imitate their sources.",
+        f"Terms of the generators' outputs: {_cell(manifest['recipe']['output_licence'] or 'not stated')}.",
+    ]
+    for one in manifest["recipe"]["acknowledged"]:
+        first, second = one["licences"]
+        why = conflict(first, second) or "they were taken to conflict"
+        lines.append(
+            f"**{_cell(first)} and {_cell(second)} are mixed although {why}; {_cell(one['by'])} takes "
+            f"it on: {_cell(one['reason'])}**"
+        )
+    return "\n\n".join(lines)
+
+
+def _linked(licence: str) -> str:
+    url = licence_url(licence)
+    return f"[{licence}]({url})" if url else licence
+
+
+def _changes(manifest: Manifest) -> str:
+    parent, changes = manifest["parent"], manifest["changes"]
+    if parent is None:
+        return f"{manifest['version']}: the first release of this name."
+    lines = [f"{manifest['version']}, since {_code(parent['name'])} (`{parent['digest'][:16]}`):"]
+    for change in changes["recipe"]:
+        lines.append(
+            f"- recipe, {_code(change['key'])}: {_cell(str(change['was']))} became {_cell(str(change['now']))}"
+        )
+    parts = [("came", changes["came"]), ("went", changes["went"]), ("changed sides", changes["changed"]["split"])]
+    for what, part in parts:
+        for one in part["reasons"]:
+            lines.append(f"- {one['num']:,} candidates {what}: {_cell(one['reason'])}")
+    lines.append(f"- {changes['num_kept']:,} candidates stayed.")
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
 def _table(columns: list[str], rows: list[list[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text on one line that ends no cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"

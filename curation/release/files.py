@@ -1,17 +1,26 @@
-"""The columns of a release, and Parquet files that are the same bytes for the same rows."""
+"""The columns of a release, and Parquet files that are the same bytes for the same tables.
 
-from collections.abc import Mapping, Sequence
+Row groups and shards end where a table has made them large enough, so their borders depend on the rows alone. A thread
+encodes and compresses (both leave Python's lock) while the next rows are read.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_ROWS_A_GROUP = 1_000
+_GROUP_BYTES = 4 << 20
 _SHARD_BYTES = 256 << 20
+_MAX_WAITING = 4  # groups that wait to be written; each is a little more than _GROUP_BYTES
+_OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 
-_SCORES = pa.list_(pa.struct([("teacher", pa.string()), ("value", pa.float32())]))
-_NEGATIVE = pa.struct(
+SCORES = pa.list_(pa.struct([("teacher", pa.string()), ("value", pa.float32())]))
+POSITIVE = pa.struct([("id", pa.string()), ("text", pa.string())])
+NEGATIVE = pa.struct(
     [
         ("id", pa.string()),
         ("text", pa.string()),
@@ -20,7 +29,7 @@ _NEGATIVE = pa.struct(
         ("origin", pa.string()),
         ("violated_requirement", pa.string()),
         ("mined_rank", pa.int32()),
-        ("scores", _SCORES),
+        ("scores", SCORES),
     ]
 )
 GRADED = pa.schema(
@@ -30,7 +39,7 @@ GRADED = pa.schema(
         ("query_id", pa.string()),
         ("positive", pa.string()),
         ("positive_id", pa.string()),
-        ("positive_scores", _SCORES),
+        ("positive_scores", SCORES),
         ("instruction", pa.string()),
         ("task_type", pa.string()),
         ("language", pa.string()),
@@ -38,8 +47,8 @@ GRADED = pa.schema(
         ("licence", pa.string()),
         ("num_synthetic_slots", pa.int8()),
         ("num_mined_slots", pa.int8()),
-        ("more_positives", pa.list_(pa.struct([("id", pa.string()), ("text", pa.string())]))),
-        ("negatives", pa.list_(_NEGATIVE)),
+        ("more_positives", pa.list_(POSITIVE)),
+        ("negatives", pa.list_(NEGATIVE)),
     ]
 )
 TRIPLET = pa.schema([(name, pa.string()) for name in ("anchor", "positive", "negative")])
@@ -54,31 +63,59 @@ def n_tuple(slots: int) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
-class ShardedWriter:
-    """Rows of one split into CONFIG/SPLIT-00000-of-0000N.parquet; a new file when one has grown large."""
+class WritingThread:
+    """Does what it is handed one after the other, beside the caller, who waits while too much is left to do."""
 
-    def __init__(self, folder: Path, split: str, schema: pa.Schema) -> None:
-        self._folder, self._split, self._schema = folder, split, schema
-        self._rows: list[Mapping[str, Any]] = []
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="parquet")
+        self._waiting: deque[Future[None]] = deque()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Hand over work; raises what earlier work raised."""
+        if len(self._waiting) == _MAX_WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(work))
+
+    def finish(self) -> None:
+        """Wait until all is done."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def stop(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class ShardedWriter:
+    """Writes SPLIT-00000-of-00003.parquet and so on into a folder, closing a file once it is large enough."""
+
+    def __init__(self, folder: Path, split: str, schema: pa.Schema, thread: WritingThread) -> None:
+        self._folder, self._split, self._schema, self._thread = folder, split, schema, thread
+        self._tables: list[pa.Table] = []
+        self._bytes = 0
         self._writer: pq.ParquetWriter | None = None
         self._shards: list[Path] = []
         self.num_rows = 0
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        self._rows.append(row)
-        self.num_rows += 1
-        if len(self._rows) == _ROWS_A_GROUP:
+    def write(self, table: pa.Table) -> None:
+        self._tables.append(table)
+        self._bytes += table.nbytes
+        self.num_rows += len(table)
+        if self._bytes >= _GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._rows:
+        if not self._tables:
             return
+        group = pa.concat_tables(self._tables)
+        self._tables, self._bytes = [], 0
+        self._thread.do(lambda: self._write_group(group))
+
+    def _write_group(self, group: pa.Table) -> None:
         if self._writer is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._shards.append(self._folder / f"{self._split}-{len(self._shards):05d}.part")
-            self._writer = pq.ParquetWriter(self._shards[-1], self._schema, compression="zstd", compression_level=3)
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
+            self._writer = pq.ParquetWriter(self._shards[-1], self._schema, **_OPTIONS)
+        self._writer.write_table(group, row_group_size=len(group))
         if self._shards[-1].stat().st_size > _SHARD_BYTES:
             self._writer.close()
             self._writer = None
@@ -86,6 +123,7 @@ class ShardedWriter:
     def close(self) -> list[Path]:
         """Finish the files and give them their final names; no rows, no file."""
         self._flush()
+        self._thread.finish()
         if self._writer is not None:
             self._writer.close()
         total = len(self._shards)
@@ -96,18 +134,26 @@ class ShardedWriter:
 
 
 class ReleaseWriters:
-    """One writer per configuration and split."""
+    """One writer per configuration and split; a context, whose end stops the thread that writes."""
 
     def __init__(self, folder: Path, schemas: Mapping[str, pa.Schema]) -> None:
         self._folder, self._schemas = folder, schemas
         self._writers: dict[tuple[str, str], ShardedWriter] = {}
+        self._thread = WritingThread()
 
-    def write(self, config: str, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __enter__(self) -> "ReleaseWriters":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._thread.stop()
+
+    def write(self, config: str, split: str, tables: pa.Table | Iterable[pa.Table]) -> None:
         if (config, split) not in self._writers:
-            writer = ShardedWriter(self._folder / config, split, self._schemas[config])
+            writer = ShardedWriter(self._folder / config, split, self._schemas[config], self._thread)
             self._writers[config, split] = writer
-        for row in rows:
-            self._writers[config, split].write(row)
+        for table in [tables] if isinstance(tables, pa.Table) else tables:
+            if len(table):
+                self._writers[config, split].write(table)
 
     def close(self) -> dict[str, dict[str, int]]:
         """Rows per configuration and split."""

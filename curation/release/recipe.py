@@ -89,12 +89,28 @@ class Gates(_Table):
         return self
 
 
+class Acknowledgement(_Table):
+    """Someone mixes two licences that conflict; the card names them, the two licences and the reason."""
+
+    licences: tuple[str, str]
+    by: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+
+
 class ReleaseRecipe(_Table):
-    """A release recipe; `seed` decides the mix and the split. `runs` empty means candidates of every run."""
+    """A release recipe; `seed` decides the mix and the split. `runs` empty means candidates of every run.
+
+    Attributes:
+        licence: Licence of the rows whose source states none; `other` says that it is not known.
+        output_licence: Terms of the generators' outputs, as their makers state them; nothing is said without it.
+        acknowledged: Pairs of licences that conflict and are mixed all the same.
+    """
 
     title: str = "Graded hard negatives"
     language: tuple[str, ...] = ("en",)
-    licence: str = "other"
+    licence: str = Field(default="other", min_length=1)
+    output_licence: str | None = Field(default=None, min_length=1)
+    acknowledged: tuple[Acknowledgement, ...] = ()
     runs: tuple[str, ...] = ()
     teacher: str = "minilm"
     mix: Mix = Mix()

@@ -15,7 +15,8 @@ from sqlalchemy import select
 
 from curation.errors import CurationError
 from curation.release.building import Builder, Progress
-from curation.release.manifest import describe
+from curation.release.catalogue import Version, find_release, require_in_use
+from curation.release.manifest import describe, manifest_bytes
 from curation.release.recipe import ReleaseRecipe
 from db.insert import insert_missing
 from db.store import Store
@@ -40,50 +41,57 @@ def create_release(
     """Freeze what the recipe selects under a name, in `folder`/NAME. The same content again changes nothing.
 
     Raises:
-        CurationError: Nothing is selected, or the name already means other content.
+        CurationError: The name has no version, means other content already or was retired; nothing is selected; or
+            licences conflict.
         GateError: A gate of the recipe is shut.
     """
-    if not name or Path(name).name != name or name.startswith("."):
-        raise CurationError(f"release name {name!r}: use letters, digits, dots and dashes, such as scifact-1.0.0")
+    version = Version.parse(name)
+    with store.read() as session:
+        existing = session.scalars(select(Release).where(Release.name == name)).one_or_none()
+        if existing is not None:
+            require_in_use(session, existing)
     target, partial = folder / name, folder / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        return _create(store, recipe, name, target, partial, progress)
+        return _create(store, recipe, str(version), target, partial, existing, progress)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _create(
-    store: Store, recipe: ReleaseRecipe, name: str, target: Path, partial: Path, progress: Progress
+    store: Store,
+    recipe: ReleaseRecipe,
+    name: str,
+    target: Path,
+    partial: Path,
+    existing: Release | None,
+    progress: Progress,
 ) -> Released:
     builder = Builder(store, recipe, partial)
-    counts = builder.write(progress)
-    manifest = describe(
-        store,
-        recipe,
-        name,
-        partial,
-        rows=counts,
-        num_items=len(builder.items),
-        mix=builder.realised_mix(),
-        licences=builder.licences,
-    )
+    rows = builder.write(progress)
+    manifest = describe(store, recipe, name, partial, builder, rows)
     digest = manifest["digest"]
-    existing = _existing(store, name)
-    if existing is not None and existing.digest != digest:
+    if existing is None:
+        if target.exists():
+            _remove_leftover(target, digest)
+        partial.rename(target)
+        _freeze(store, recipe, name, target, manifest, builder)
+        return Released(name, digest, target, manifest, is_new=True)
+    if existing.digest != digest:
         raise CurationError(
             f"release {name!r} already means other content (digest {existing.digest[:12]}, now {digest[:12]}): "
-            "a name is a promise, choose a new one"
+            "a name is a promise, choose a new version"
         )
-    if existing is not None and target.is_dir():
-        return Released(name, digest, target, existing.manifest, is_new=False)
-    if target.exists():
-        _remove_leftover(target, digest)
-    partial.rename(target)
-    if existing is None:
-        _freeze(store, recipe, name, target, manifest, builder)
-    return Released(name, digest, target, manifest, is_new=existing is None)
+    if not target.exists():
+        if existing.manifest["files"] != manifest["files"]:
+            raise CurationError(
+                f"the folder of release {name!r} is gone, and its audit is another by now: 'gradus release export "
+                f"{name}' writes what the store froze"
+            )
+        (partial / "manifest.json").write_bytes(manifest_bytes(existing.manifest))
+        partial.rename(target)
+    return Released(name, digest, target, existing.manifest, is_new=False)
 
 
 def _remove_leftover(target: Path, digest: str) -> None:
@@ -103,20 +111,18 @@ def _remove_leftover(target: Path, digest: str) -> None:
     shutil.rmtree(target)
 
 
-def _existing(store: Store, name: str) -> Release | None:
-    with store.read() as session:
-        return session.scalars(select(Release).where(Release.name == name)).one_or_none()
-
-
 def _freeze(
     store: Store, recipe: ReleaseRecipe, name: str, target: Path, manifest: dict[str, Any], builder: Builder
 ) -> None:
     with store.write() as session:
+        # The parent that the manifest names; another version may have been frozen in the meantime.
+        parent = find_release(session, manifest["parent"]["name"]) if manifest["parent"] else None
         release = Release(
             name=name,
             digest=manifest["digest"],
             recipe=recipe.model_dump(mode="json"),
             manifest=manifest,
+            parent_id=parent.id if parent else None,
             path=str(target.resolve()),
             created_at=utc_now(),
         )

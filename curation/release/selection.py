@@ -1,38 +1,49 @@
 """What a release selects: examples page by page, each with its positive, its negatives in order, and their scores.
 
 Rows come in the order of content digests. A judge's or a person's verdict that a negative answers its query takes it
-out here, so that nothing after this room has to ask.
+out here, so that nothing after this room has to ask. A frozen selection gives what went into a release once, whatever
+the store has learned since.
 """
 
 from collections import defaultdict
+from collections.abc import Collection as Several
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
-from curation.judging.verdicts import Policy, false_negatives, sorted_by_policy
+from curation.judging.verdicts import Policy, false_negatives
 from curation.release.recipe import ReleaseRecipe
 from curation.release.splits import assign_splits
 from db.tables.examples import Candidate, Example, Score, Task, Teacher
 from db.tables.ledger import Run
-from db.tables.texts import Collection, Document, Passage, Query
+from db.tables.releases import ReleaseItem
+from db.tables.texts import Collection, Passage, Query
 
-_PAGE = 250
+_PAGE = 500
 _WRITTEN = ("synthetic", "edited")
+Scores = Sequence[tuple[str, float]]  # (teacher, similarity), by teacher
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Negative:
-    """A negative, and the row that is published of it."""
+    """A negative as it is published. `mined_rank` counts those that nobody wrote, the most similar first."""
 
     candidate: int
     passage: int
-    origin: str
+    digest: str
+    text: str
     grade: str | None
-    row: dict[str, Any]
+    rank: int | None
+    origin: str
+    violated_requirement: str | None
+    scores: Scores
+    mined_rank: int | None = None
 
     @property
     def is_written(self) -> bool:
@@ -50,35 +61,46 @@ class Chosen:
     texts: Row[Any]
     split: str
     positive_candidate: int
-    positive_scores: list[dict[str, Any]]
-    negatives: list[Negative]
+    positive_scores: Scores
+    negatives: Sequence[Negative]
     num_judged_relevant: int
-    more_positives: list[Negative]
+    more_positives: Sequence[Negative]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A release to be selected again: its row in the store, and (name, version) of the teachers it knew."""
+
+    release_id: int
+    teachers: frozenset[tuple[str, str]]
 
 
 class Selection:
-    """The examples that a recipe selects.
+    """The examples that a recipe selects, or that a release holds.
 
     Raises:
         CurationError: Nothing is selected.
     """
 
-    def __init__(self, session: Session, recipe: ReleaseRecipe) -> None:
-        self._session, self._recipe = session, recipe
+    def __init__(self, session: Session, recipe: ReleaseRecipe, frozen: Frozen | None = None) -> None:
+        self._session, self._recipe, self._frozen = session, recipe, frozen
         self._policy: Policy = recipe.false_negatives.policy if recipe.false_negatives else "keep"
-        rows = session.execute(
-            select(Example.id, Example.digest, Example.query_id, Example.positive_id)
-            .where(Example.id.in_(self._examples()))
-            .order_by(Example.digest)
-        ).all()
+        named = session.scalars(select(Run.id).where(Run.name.in_(recipe.runs))) if recipe.runs else ()
+        self._runs = frozenset(named)
+        self._teachers = self._known_teachers()
+        asked = select(Example.id, Example.digest, Example.query_id, Example.positive_id).order_by(Example.digest)
+        rows = session.execute(asked.where(Example.id.in_(self._examples()))).all()
         if not rows:
             runs = f" of runs {', '.join(recipe.runs)}" if recipe.runs else ""
             raise CurationError(f"no negatives{runs} to release: generate, mine or import some first")
         keys, digests, queries, positives = (list(column) for column in zip(*rows, strict=True))
-        self._keys, self._false = keys, self._judged_relevant(keys)
+        del rows
+        self.keys: NDArray[np.int64] = np.array(keys, dtype=np.int64)
+        self.queries: NDArray[np.int64] = np.unique(np.array(queries, dtype=np.int64))
+        self._false = self._judged_relevant(keys)
         more = sorted(self._false) if self._policy == "relabel" else []
         # A passage that is relabelled links its query to every example of which it is the positive.
-        digest_of = dict(zip(queries, digests, strict=True))
+        digest_of = dict(zip(queries, digests, strict=True)) if more else {}
         splits = assign_splits(
             [*digests, *(digest_of[query] for query, _ in more)],
             [*queries, *(query for query, _ in more)],
@@ -86,86 +108,91 @@ class Selection:
             dev_share=recipe.split.dev_share,
             seed=recipe.seed,
         )
-        self._split_of = dict(zip(keys, splits[: len(keys)], strict=True))
+        self._is_dev = np.array([split == "dev" for split in splits[: len(keys)]])
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.keys)
 
-    def examples(self) -> Iterator[Chosen]:
-        """Every example, in the order of digests."""
-        for start in range(0, len(self._keys), _PAGE):
-            yield from self._page(self._keys[start : start + _PAGE])
-
-    def queries(self) -> Iterator[dict[str, str]]:
-        """Rows of the queries."""
-        asked = select(Example.query_id).where(Example.id.in_(self._examples()))
-        rows = select(Query.digest, Query.text).where(Query.id.in_(asked)).order_by(Query.digest)
-        for digest, text in self._session.execute(rows, execution_options={"yield_per": 1_000}):
-            yield {"_id": digest, "text": text}
-
-    def corpus(self) -> Iterator[dict[str, str]]:
-        """Rows of the corpus: positives, relabelled ones too, and negatives that were not machine-written."""
-        # A set, not a correlated EXISTS: that would look through all candidates once for every passage.
-        real = select(Candidate.passage_id).where(
-            Candidate.example_id.in_(self._examples()),
-            (Candidate.role == "positive") | Candidate.origin.not_in(_WRITTEN),
+    def licences(self) -> list[tuple[str | None, str]]:
+        """(source, licence) of the examples; those of no source have the recipe's licence."""
+        sources = (
+            select(Collection.name, Collection.licence)
+            .select_from(Example)
+            .outerjoin(Collection, Example.collection_id == Collection.id)
+            .where(Example.id.in_(self._examples()))
+            .distinct()
         )
-        rows = select(Passage.digest, Passage.text, _title()).order_by(Passage.digest)
-        of_real = rows.where(Passage.id.in_(real))
-        for digest, text, title in self._session.execute(of_real, execution_options={"yield_per": 1_000}):
-            yield {"_id": digest, "title": title or "", "text": text.removeprefix(title + "\n") if title else text}
-        yield from sorted(self._relabelled(rows, real), key=lambda row: row["_id"])
+        return [(name, licence or self._recipe.licence) for name, licence in self._session.execute(sources)]
 
-    def _relabelled(self, rows: Select[str, str, str], real: Select[int]) -> Iterator[dict[str, str]]:
-        """Rows of the relabelled positives that are not in the corpus already."""
-        passages = sorted({passage for _, passage in self._false}) if self._policy == "relabel" else []
-        for start in range(0, len(passages), _PAGE):
-            wanted = Passage.id.in_(passages[start : start + _PAGE]) & Passage.id.not_in(real)
-            for digest, text, title in self._session.execute(rows.where(wanted)):
-                yield {"_id": digest, "title": title or "", "text": text}
+    def pages(self) -> Iterator[list[Chosen]]:
+        """Every example, in the order of digests."""
+        for start in range(0, len(self.keys), _PAGE):
+            part = slice(start, start + _PAGE)
+            yield self._page(self.keys[part].tolist(), self._is_dev[part].tolist())
 
     def _examples(self) -> Select[int]:
-        """Ids of examples with a negative that the recipe selects."""
-        return select(Candidate.example_id).where(Candidate.role == "negative", *self._in_runs())
+        """Ids of the examples: those with a negative that the recipe selects, or those of the release."""
+        if self._frozen is not None:
+            return self._of_release(select(Candidate.example_id).where(Candidate.role == "positive"))
+        of_runs = [Candidate.run_id.in_(self._runs)] if self._recipe.runs else []
+        return select(Candidate.example_id).where(Candidate.role == "negative", *of_runs)
 
-    def _in_runs(self) -> list[Any]:
-        names = self._recipe.runs
-        return [Candidate.run_id.in_(select(Run.id).where(Run.name.in_(names)))] if names else []
-
-    def _page(self, keys: Sequence[int]) -> Iterator[Chosen]:
-        texts = self._texts(keys)
-        scores = self._scores(keys)
-        negatives = self._negatives(keys, scores)
-        positives = select(Candidate.example_id, Candidate.id).where(
-            Candidate.example_id.in_(keys), Candidate.role == "positive"
+    def _of_release(self, statement: Select[Any]) -> Select[Any]:
+        if self._frozen is None:
+            return statement
+        return statement.join(
+            ReleaseItem,
+            (ReleaseItem.release_id == self._frozen.release_id) & (ReleaseItem.candidate_id == Candidate.id),
         )
-        positive_of = {example: candidate for example, candidate in self._session.execute(positives)}
-        for row in texts:
-            selected = [((row.query_id, one.passage), one) for one in negatives.get(row.id, [])]
-            kept, relabelled = sorted_by_policy(selected, self._false, self._policy)
-            yield Chosen(
-                texts=row,
-                split=self._split_of[row.id],
-                positive_candidate=positive_of[row.id],
-                positive_scores=scores.get((row.query_id, row.positive_id), []),
-                negatives=self._ordered(kept),
-                num_judged_relevant=sum(pair in self._false for pair, _ in selected),
-                more_positives=relabelled,
-            )
+
+    def _known_teachers(self) -> dict[int, str]:
+        """Names of the teachers, oldest first: a teacher's newest version speaks."""
+        rows = self._session.execute(select(Teacher.id, Teacher.name, Teacher.version).order_by(Teacher.id))
+        known = None if self._frozen is None else self._frozen.teachers
+        return {key: name for key, name, version in rows if known is None or (name, version) in known}
 
     def _judged_relevant(self, keys: Sequence[int]) -> set[tuple[int, int]]:
         """(query, passage) of the negatives that answer their query, a judge says."""
         asked = self._recipe.false_negatives
         found: set[tuple[int, int]] = set()
-        if asked is None:
+        # What was dropped from a release is not among its items; a verdict that came later drops nothing.
+        if asked is None or (self._frozen is not None and asked.policy != "relabel"):
             return found
         for start in range(0, len(keys), _PAGE):
             page = keys[start : start + _PAGE]
             found |= false_negatives(self._session, page, judge=asked.judge, threshold=asked.threshold)
         return found
 
-    def _texts(self, keys: Sequence[int]) -> Sequence[Row[Any]]:
-        rows: Sequence[Row[Any]] = self._session.execute(  # type: ignore[assignment]
+    def _page(self, keys: Sequence[int], is_dev: Sequence[bool]) -> list[Chosen]:
+        texts = self._texts(keys)
+        scores = self._scores({row.query_id for row in texts.values()})
+        negatives = self._negatives(keys, {key: row.query_id for key, row in texts.items()}, scores)
+        positives = select(Candidate.example_id, Candidate.id).where(
+            Candidate.example_id.in_(keys), Candidate.role == "positive"
+        )
+        positive_of = {example: candidate for example, candidate in self._session.execute(positives)}
+        chosen = []
+        for key, dev in zip(keys, is_dev, strict=True):
+            row, selected = texts[key], negatives.get(key, [])
+            relevant = [one for one in selected if (row.query_id, one.passage) in self._false] if self._false else []
+            if relevant and self._policy != "keep":
+                selected = [one for one in selected if (row.query_id, one.passage) not in self._false]
+            more = sorted(relevant, key=lambda one: one.digest) if self._policy == "relabel" else []
+            chosen.append(
+                Chosen(
+                    texts=row,
+                    split="dev" if dev else "train",
+                    positive_candidate=positive_of[key],
+                    positive_scores=scores.get((row.query_id, row.positive_id), ()),
+                    negatives=self._ordered(selected),
+                    num_judged_relevant=len(relevant),
+                    more_positives=more,
+                )
+            )
+        return chosen
+
+    def _texts(self, keys: Sequence[int]) -> dict[int, Row[Any]]:
+        rows: Any = self._session.execute(
             select(
                 Example.id,
                 Example.digest,
@@ -186,82 +213,65 @@ class Selection:
             .outerjoin(Task, Example.task_id == Task.id)
             .outerjoin(Collection, Example.collection_id == Collection.id)
             .where(Example.id.in_(keys))
-            .order_by(Example.digest)
-        ).all()
-        return rows
+        )
+        return {row.id: row for row in rows}
 
     def _negatives(
-        self, keys: Sequence[int], scores: dict[tuple[int, int], list[dict[str, Any]]]
+        self, keys: Sequence[int], query_of: dict[int, int], scores: dict[tuple[int, int], Scores]
     ) -> dict[int, list[Negative]]:
         """Negatives by example."""
-        rows = self._session.execute(
+        columns: Any = (
             select(
-                Candidate.id,
+                Candidate.run_id,
                 Candidate.example_id,
+                Candidate.id,
                 Candidate.passage_id,
+                Passage.digest,
+                Passage.text,
                 Candidate.grade,
                 Candidate.rank,
                 Candidate.origin,
                 Candidate.violated_requirement,
-                Example.query_id,
-                Passage.digest,
-                Passage.text,
             )
-            .join(Example, Candidate.example_id == Example.id)
             .join(Passage, Candidate.passage_id == Passage.id)
-            .where(Candidate.example_id.in_(keys), Candidate.role == "negative", *self._in_runs())
+            .where(Candidate.example_id.in_(keys), Candidate.role == "negative")
         )
+        # Runs are sorted out here: a database would walk the index of runs, which knows nothing of the page.
+        runs: Several[int] = self._runs if self._recipe.runs and self._frozen is None else ()
         found: dict[int, list[Negative]] = defaultdict(list)
-        for row in rows:
-            published = {
-                "id": row.digest,
-                "text": row.text,
-                "grade": row.grade,
-                "rank": row.rank,
-                "origin": row.origin,
-                "violated_requirement": row.violated_requirement,
-                "mined_rank": None,
-                "scores": scores.get((row.query_id, row.passage_id), []),
-            }
-            found[row.example_id].append(Negative(row.id, row.passage_id, row.origin, row.grade, published))
+        for run, example, candidate, passage, digest, text, grade, rank, origin, violated in self._session.execute(
+            self._of_release(columns)
+        ):
+            if not runs or run in runs:
+                of_pair = scores.get((query_of[example], passage), ())
+                found[example].append(
+                    Negative(candidate, passage, digest, text, grade, rank, origin, violated, of_pair)
+                )
         return found
 
     def _ordered(self, negatives: list[Negative]) -> list[Negative]:
         """Machine-written ones by rank, then the others from the most similar down, which is their mined rank."""
-        written = sorted((n for n in negatives if n.is_written), key=lambda n: (n.row["rank"] or 99, n.row["id"]))
-        others = sorted((n for n in negatives if not n.is_written), key=lambda n: (-self._similarity(n), n.row["id"]))
-        for place, negative in enumerate(others, start=1):
-            negative.row["mined_rank"] = place
+        written = [one for one in negatives if one.is_written]
+        others = [one for one in negatives if not one.is_written]
+        written.sort(key=lambda one: (one.rank or 99, one.digest))
+        if others:
+            others.sort(key=lambda one: (-self._similarity(one), one.digest))
+            for place, negative in enumerate(others, start=1):
+                negative.mined_rank = place
         return [*written, *others]
 
     def _similarity(self, negative: Negative) -> float:
-        by_teacher = {score["teacher"]: score["value"] for score in negative.row["scores"]}
-        return float(by_teacher.get(self._recipe.teacher, -1.0))
+        return next((value for teacher, value in negative.scores if teacher == self._recipe.teacher), -1.0)
 
-    def _scores(self, keys: Sequence[int]) -> dict[tuple[int, int], list[dict[str, Any]]]:
-        """Scores of the page's pairs by (query id, passage id), teachers by name; a teacher's newest version."""
-        pairs = (
-            select(Example.query_id, Candidate.passage_id)
-            .join(Example, Candidate.example_id == Example.id)
-            .where(Candidate.example_id.in_(keys))
-            .distinct()
-            .subquery()
-        )
-        rows = self._session.execute(
-            select(Score.query_id, Score.passage_id, Teacher.name, Score.value)
-            .join(Teacher, Score.teacher_id == Teacher.id)
-            .join(pairs, (pairs.c.query_id == Score.query_id) & (pairs.c.passage_id == Score.passage_id))
-            .order_by(Teacher.id)
-        )
+    def _scores(self, queries: set[int]) -> dict[tuple[int, int], Scores]:
+        """Scores of the page's queries by (query id, passage id), teachers by name; a teacher's newest version."""
         found: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
-        for query, passage, teacher, value in rows:
-            found[query, passage][teacher] = value
-        return {
-            pair: [{"teacher": teacher, "value": value} for teacher, value in sorted(by_teacher.items())]
-            for pair, by_teacher in found.items()
-        }
-
-
-def _title() -> Any:
-    """The smallest title under which a collection holds the passage: one, whatever the order of imports."""
-    return select(func.min(Document.title)).where(Document.passage_id == Passage.id).scalar_subquery().label("title")
+        for teacher, name in self._teachers.items():
+            rows = self._session.execute(
+                select(Score.query_id, Score.passage_id, Score.value).where(
+                    Score.teacher_id == teacher, Score.query_id.in_(queries)
+                )
+            )
+            for query, passage, value in rows:
+                found[query, passage][name] = value
+        return {pair: tuple(sorted(by_teacher.items())) for pair, by_teacher in found.items()}

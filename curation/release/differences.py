@@ -1,0 +1,257 @@
+"""What came, went and changed between two releases, and why, as far as the store knows.
+
+Reasons come from the recipes (a run that was not selected, a judge's verdict that counts in one of them) and from the
+runs behind a candidate. What the store cannot tell is called so.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from curation.judging.verdicts import false_negatives
+from curation.release.catalogue import find_release
+from curation.release.recipe import ReleaseRecipe
+from db.store import Store
+from db.tables.examples import Candidate, Example
+from db.tables.ledger import Run
+from db.tables.releases import Release, ReleaseItem
+from db.tables.texts import Passage, Query
+
+_NUM_NAMED = 5
+_LOOKUP = 2_000
+_MAX_TEXT = 200
+_WHY_PLACED = "others of its example came or went, or scores are new"
+Rows = Mapping[str, Mapping[str, int]]
+
+
+class Items(Protocol):
+    """What a builder remembers: candidates, their places, and which are of dev."""
+
+    @property
+    def items(self) -> Sequence[int]: ...
+    @property
+    def positions(self) -> Sequence[int]: ...
+    @property
+    def is_dev(self) -> Sequence[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A release as differences see it. Arrays are sorted by candidate, [items]."""
+
+    recipe: dict[str, Any]
+    rows: Rows
+    runs: frozenset[str]  # names of the runs behind it; empty where that is not known yet
+    keys: NDArray[np.int64]
+    is_dev: NDArray[np.bool_]
+    positions: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the store knows of a candidate."""
+
+    role: str
+    run: str
+    origin: str
+    query_id: int
+    passage_id: int
+
+
+def diff_releases(store: Store, first: str, second: str) -> dict[str, Any]:
+    """What changed from one release to another: recipe, rows of the configurations, candidates by reason.
+
+    Raises:
+        CurationError: There is no release of one of the names.
+    """
+    with store.read() as session:
+        old, new = find_release(session, first), find_release(session, second)
+        return {"from": first, "to": second, **_differences(session, _side(session, old), _side(session, new))}
+
+
+def changes_since(session: Session, parent: Release, recipe: ReleaseRecipe, built: Items, rows: Rows) -> dict[str, Any]:
+    """The same from a release to one that is being made."""
+    keys = np.array(built.items, dtype=np.int64)
+    order = np.argsort(keys)
+    new = Side(
+        recipe=recipe.model_dump(mode="json"),
+        rows=rows,
+        runs=frozenset(),
+        keys=keys[order],
+        is_dev=np.array(built.is_dev, dtype=bool)[order],
+        positions=np.array(built.positions, dtype=np.int32)[order],
+    )
+    changes = _differences(session, _side(session, parent), new)
+    # Rows are named in the order of integer keys, which are another store's secret: a release counts them only.
+    for part in (changes["came"], changes["went"], *changes["changed"].values()):
+        part["reasons"] = [{"reason": one["reason"], "num": one["num"]} for one in part["reasons"]]
+    return changes
+
+
+def _side(session: Session, release: Release) -> Side:
+    columns = select(ReleaseItem.candidate_id, ReleaseItem.split, ReleaseItem.position)
+    of_release = columns.where(ReleaseItem.release_id == release.id).order_by(ReleaseItem.candidate_id)
+    num = release.manifest["num_items"]
+    keys, is_dev, positions = np.zeros(num, np.int64), np.zeros(num, bool), np.zeros(num, np.int32)
+    for place, (key, split, position) in enumerate(session.execute(of_release, execution_options={"yield_per": 5_000})):
+        keys[place], is_dev[place], positions[place] = key, split == "dev", position
+    manifest = release.manifest
+    runs = frozenset(run["name"] for run in manifest["runs"])
+    return Side(release.recipe, manifest["rows"], runs, keys, is_dev, positions)
+
+
+def _differences(session: Session, old: Side, new: Side) -> dict[str, Any]:
+    came = np.setdiff1d(new.keys, old.keys, assume_unique=True)
+    went = np.setdiff1d(old.keys, new.keys, assume_unique=True)
+    _, in_old, in_new = np.intersect1d(old.keys, new.keys, assume_unique=True, return_indices=True)
+    moved = old.keys[in_old][old.is_dev[in_old] != new.is_dev[in_new]]
+    placed = old.keys[in_old][old.positions[in_old] != new.positions[in_new]]
+    recipe = _recipe_changes(old.recipe, new.recipe)
+    return {
+        "recipe": recipe,
+        "rows": _row_changes(old.rows, new.rows),
+        "came": _by_reason(session, came, lambda known, false: _why_came(known, false, old), old.recipe),
+        "went": _by_reason(session, went, lambda known, false: _why_went(known, false, new), new.recipe),
+        "changed": {
+            "split": _by_reason(session, moved, lambda known, false: _why_moved(recipe), None),
+            "place": _by_reason(session, placed, lambda known, false: _WHY_PLACED, None),
+        },
+        "num_kept": len(in_old),
+    }
+
+
+def _recipe_changes(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> list[dict[str, Any]]:
+    changes = []
+    for name in sorted({*old, *new}):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            changes += _recipe_changes(was, now, f"{above}{name}.")
+        elif was != now:
+            changes.append({"key": f"{above}{name}", "was": was, "now": now})
+    return changes
+
+
+def _row_changes(old: Rows, new: Rows) -> list[dict[str, Any]]:
+    places = sorted({(config, split) for rows in (old, new) for config in rows for split in rows[config]})
+    return [
+        {"configuration": config, "split": split, "was": was, "now": now}
+        for config, split in places
+        if (was := old.get(config, {}).get(split, 0)) != (now := new.get(config, {}).get(split, 0))
+    ]
+
+
+def _why_came(known: _Known, is_false: bool, old: Side) -> str:
+    selected = old.recipe["runs"]
+    if known.role == "positive":
+        return "the positive of an example that came"
+    if is_false:
+        return "judged relevant: left out before, kept now"
+    if known.origin == "edited":
+        return "edited by a person"
+    if selected and known.run not in selected:
+        return f"run {known.run} was not selected before"
+    return f"run {known.run} " + ("found more" if known.run in old.runs else "is new")
+
+
+def _why_went(known: _Known, is_false: bool, new: Side) -> str:
+    selected = new.recipe["runs"]
+    if known.role == "positive":
+        return "the positive of an example that went"
+    if selected and known.run not in selected:
+        return f"run {known.run} is not selected any more"
+    if is_false:
+        return "judged relevant, by a judge or a person's decision"
+    return "not told by the store"
+
+
+def _why_moved(recipe: Sequence[Mapping[str, Any]]) -> str:
+    keys = [change["key"] for change in recipe if change["key"] in ("seed", "split.dev_share")]
+    return f"recipe: {', '.join(keys)}" if keys else "its query or positive is linked to other examples now"
+
+
+def _by_reason(session: Session, keys: NDArray[np.int64], why: Any, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Candidates by reason, the most frequent first, some of each by name. `recipe` is whose verdicts count."""
+    reasons: Counter[str] = Counter()
+    named: dict[str, list[int]] = {}
+    for start in range(0, len(keys), _LOOKUP):
+        page = keys[start : start + _LOOKUP].tolist()
+        known, false = _look_up(session, page, recipe)
+        for key in page:
+            one = known[key]
+            reason = why(one, (one.query_id, one.passage_id) in false)
+            reasons[reason] += 1
+            several = named.setdefault(reason, [])
+            if len(several) < _NUM_NAMED:
+                several.append(key)
+    texts = _texts(session, [key for several in named.values() for key in several])
+    ordered = sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
+    return {
+        "num": len(keys),
+        "reasons": [
+            {"reason": reason, "num": num, "rows": [texts[key] for key in named[reason]]} for reason, num in ordered
+        ],
+    }
+
+
+def _look_up(
+    session: Session, keys: Sequence[int], recipe: Mapping[str, Any] | None
+) -> tuple[dict[int, _Known], set[tuple[int, int]]]:
+    rows = session.execute(
+        select(
+            Candidate.id,
+            Candidate.example_id,
+            Candidate.role,
+            Run.name,
+            Candidate.origin,
+            Example.query_id,
+            Candidate.passage_id,
+        )
+        .join(Example, Candidate.example_id == Example.id)
+        .join(Run, Candidate.run_id == Run.id)
+        .where(Candidate.id.in_(keys))
+    ).all()
+    asked = (recipe or {}).get("false_negatives")
+    false: set[tuple[int, int]] = set()
+    if asked and asked["policy"] == "drop":
+        examples = sorted({row[1] for row in rows})
+        false = false_negatives(session, examples, judge=asked["judge"], threshold=asked["threshold"])
+    return {row[0]: _Known(*row[2:]) for row in rows}, false
+
+
+def _texts(session: Session, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
+    rows = session.execute(
+        select(
+            Candidate.id,
+            Example.digest,
+            Passage.digest,
+            Query.text,
+            Passage.text,
+            Candidate.role,
+            Candidate.origin,
+            Candidate.grade,
+            Candidate.rank,
+        )
+        .join(Example, Candidate.example_id == Example.id)
+        .join(Query, Example.query_id == Query.id)
+        .join(Passage, Candidate.passage_id == Passage.id)
+        .where(Candidate.id.in_(keys))
+    )
+    return {
+        key: {
+            "example_id": example,
+            "id": passage,
+            "query": query[:_MAX_TEXT],
+            "text": text[:_MAX_TEXT],
+            "role": role,
+            "origin": origin,
+            "grade": grade,
+            "rank": rank,
+        }
+        for key, example, passage, query, text, role, origin, grade, rank in rows
+    }
