@@ -4,9 +4,9 @@ The last word is the confirming judge's where there is one, else the screening j
 becomes of a false negative is a policy of the release: `relabel` it as a positive, `drop` it, or `keep` it.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -22,7 +22,6 @@ _LOOKUP = 400
 _NUM_ROWS = 20
 _SHOWN = 300
 Policy = Literal["relabel", "drop", "keep"]
-_Negative = TypeVar("_Negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +33,6 @@ class Verdict:
     judge: str
     evidence: str
     reason: str
-
-
-def sorted_by_policy(
-    negatives: Iterable[tuple[tuple[int, int], _Negative]], false: Container[tuple[int, int]], policy: Policy
-) -> tuple[list[_Negative], list[_Negative]]:
-    """(Negatives that stay negatives, those that become positives), in the order given.
-
-    Args:
-        negatives: (query id, passage id) with whatever stands for the negative.
-        false: Pairs that are judged relevant.
-    """
-    kept: list[_Negative] = []
-    positives: list[_Negative] = []
-    for pair, negative in negatives:
-        if policy == "keep" or pair not in false:
-            kept.append(negative)
-        elif policy == "relabel":
-            positives.append(negative)
-    return kept, positives
 
 
 def false_negatives(

@@ -165,11 +165,12 @@ def _gates(gates: list[dict[str, Any]]) -> str:
 
 
 def _contamination(audit: Mapping[str, Any]) -> str:
-    found = audit.get("contamination")
-    if not found:
-        return "Not measured against evaluation sets."
-    parts = [f"{kind}: {found[kind]['num']:,}" for kind in ("queries", "pairs") if found.get(kind)]
-    return f"Found in the evaluation sets that the store holds, exactly or nearly: {', '.join(parts) or 'nothing'}."
+    found = audit["contamination"]
+    if found["reason"]:
+        return f"Not measured: {found['reason']}."
+    kinds = {kind: found[kind] for kind in ("queries", "pairs", "positives")}
+    parts = ", ".join(f"{one['num']:,} of {one['total']:,} {kind}" for kind, one in kinds.items())
+    return f"Of the evaluation sets ({', '.join(found['evaluation'])}) these stand here, exactly or nearly: {parts}."
 
 
 def _judging(manifest: Manifest) -> str:

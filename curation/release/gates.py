@@ -124,6 +124,8 @@ def _duplicates(figures: Figures) -> Measured:
 
 def _contamination(figures: Figures) -> Measured:
     kinds = [figures["contamination"][kind] for kind in ("queries", "pairs")]
+    if any(kind["num"] is None for kind in kinds):
+        return Measured(None, "the store holds no evaluation queries: import a dev or test split")
     return Measured(sum(kind["num"] for kind in kinds), "", [row for kind in kinds for row in kind["rows"]])
 
 

@@ -22,7 +22,7 @@ from curation.judging.agreement import (
 from curation.judging.answers import Graded, Unusable, read_judgement
 from curation.judging.judgements import NewJudgement, put_judge, put_judgements
 from curation.judging.scope import NegativesScope, QrelsScope, pages_of
-from curation.judging.verdicts import false_negatives, last_words, sorted_by_policy, wilson
+from curation.judging.verdicts import false_negatives, last_words, wilson
 from db.digest import digest_text
 from db.examples import NewCandidate, put_candidates, put_examples
 from db.quotes import stands_in
@@ -137,14 +137,6 @@ def test_wilson_of_a_worked_example() -> None:
     assert wilson(2, 10) == pytest.approx((0.0567, 0.5098), abs=1e-4)
     assert wilson(0, 0) is None
     assert wilson(0, 5) == pytest.approx((0, 0.4345), abs=1e-4)
-
-
-def test_policies_keep_the_order() -> None:
-    negatives = [((1, 2), "a"), ((1, 3), "b"), ((1, 4), "c")]
-    assert sorted_by_policy(negatives, {(1, 3)}, "relabel") == (["a", "c"], ["b"])
-    assert sorted_by_policy(negatives, {(1, 3)}, "drop") == (["a", "c"], [])
-    assert sorted_by_policy(negatives, {(1, 3)}, "keep") == (["a", "b", "c"], [])
-    assert sorted_by_policy([], {(1, 3)}, "relabel") == ([], [])
 
 
 def put(store: Store, *judged: tuple[str, str, str, str, int]) -> dict[tuple[str, str], tuple[int, int]]:
