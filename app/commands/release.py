@@ -132,6 +132,7 @@ def diff(
     if reasons:
         show_table("Candidates", ["what", "number", "why", "such as"], reasons)
     console.print(f"{found['num_kept']:,} candidates are in both")
+    console.print(f"configurations with other bytes: {', '.join(found['configurations']) or 'none'}")
     if json is not None:
         write_json(json, found)
 

@@ -115,11 +115,10 @@ def _configurations(manifest: Manifest) -> str:
 def _making(manifest: Manifest) -> list[str]:
     lines = []
     for run in manifest["runs"]:
-        pack = f", prompt pack {_code(run['prompt_pack'])} ({run['prompt_pack_digest'][:12]})"
-        lines.append(
-            f"{run['kind']} {_code(run['name'])}: recipe {run['recipe_digest'][:12]}, seed {run['seed']}, "
-            f"code {run['code_version']}{pack if run['prompt_pack'] else ''}"
-        )
+        line = f"{run['kind']} {_code(run['name'])}: recipe {run['recipe_digest'][:12]}, seed {run['seed']}"
+        if run["prompt_pack"]:
+            line += f", prompt pack {_code(run['prompt_pack'])} ({(run['prompt_pack_digest'] or 'no digest')[:12]})"
+        lines.append(f"{line}, code {run['code_version']}")
     models = ", ".join(_code(model) for model in manifest["generator_models"])
     lines.append(f"Generator models: {models or 'none'}")
     teachers = [f"{_code(one['name'])} ({one['version'][:12]})" for one in manifest["teachers"]]

@@ -65,14 +65,25 @@ class _Known:
 
 
 def diff_releases(store: Store, first: str, second: str) -> dict[str, Any]:
-    """What changed from one release to another: recipe, rows of the configurations, candidates by reason.
+    """What changed from one release to another: recipe, configurations of other bytes, rows, candidates by reason.
 
     Raises:
         CurationError: There is no release of one of the names.
     """
     with store.read() as session:
         old, new = find_release(session, first), find_release(session, second)
-        return {"from": first, "to": second, **_differences(session, _side(session, old), _side(session, new))}
+        files = [_files(release) for release in (old, new)]
+        others = sorted(
+            {name.split("/")[0] for name in {*files[0], *files[1]} if files[0].get(name) != files[1].get(name)}
+        )
+        found = _differences(session, _side(session, old), _side(session, new))
+        return {"from": first, "to": second, "configurations": others, **found}
+
+
+def _files(release: Release) -> dict[str, str]:
+    """SHA-256 of the data files."""
+    files = release.manifest["files"]
+    return {name: one["sha256"] for name, one in files.items() if name.endswith(".parquet")}
 
 
 def changes_since(session: Session, parent: Release, recipe: ReleaseRecipe, built: Items, rows: Rows) -> dict[str, Any]:

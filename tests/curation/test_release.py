@@ -153,6 +153,10 @@ store = Store.open(f"sqlite:///{sys.argv[2]}/store.db")
 fill(store, 40, order=int(sys.argv[3]))
 print(create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=Path(sys.argv[2])).digest)
 """
+# A second version too, whose card and manifest tell what changed since the first.
+AGAIN = """
+print(create_release(store, ReleaseRecipe(seed=5), "toy-1.1.0", folder=Path(sys.argv[2])).digest)
+"""
 
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
@@ -161,12 +165,15 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         env = {**os.environ, "PYTHONHASHSEED": hash_seed, "TZ": zone}
-        command = [sys.executable, "-c", CODE, str(ROOT), str(folder), order]
+        command = [sys.executable, "-c", CODE + AGAIN, str(ROOT), str(folder), order]
         digests.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
-        found = sorted((folder / "toy-1.0.0").rglob("*.*"))
+        found = [path for path in sorted(folder.glob("toy-*/**/*")) if path.is_file()]
         files.append({str(path.relative_to(folder)): path.read_bytes() for path in found})
     assert digests[0] == digests[1]
-    assert len(files[0]) > 8 and files[0] == files[1]
+    names = {name.split("/", 1)[1] for name in files[0]}
+    assert names >= {"README.md", "manifest.json", "croissant.json", "audit.json", "ladder.png"}
+    assert len(names) == 5 + 7 + 5 and len(files[0]) == 12 + 17  # the first has no dev side
+    assert {name for name in files[0] if files[0][name] != files[1].get(name)} == set()
 
 
 def test_datasets_loads_the_folder_as_it_is(tmp_path: Path) -> None:
@@ -176,7 +183,7 @@ def test_datasets_loads_the_folder_as_it_is(tmp_path: Path) -> None:
     store.close()
     code = (
         "import sys; from datasets import load_dataset\n"
-        "for config in ('graded', 'n-tuple', 'triplet', 'corpus', 'queries', 'qrels'):\n"
+        "for config in ('graded', 'n-tuple', 'triplet', 'corpus', 'queries', 'qrels', 'provenance'):\n"
         "    print(config, {k: v.num_rows for k, v in load_dataset(sys.argv[1], config).items()})\n"
         "print(next(iter(load_dataset(sys.argv[1], 'graded', split='train', streaming=True)))['query'][:5])\n"
         # A reader thread of a stream that is left half-read can abort the interpreter at its end.
