@@ -10,16 +10,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
 from curation.judging.scope import NegativesScope, negatives_in
-from curation.judging.verdicts import Verdict, last_words
+from curation.judging.verdicts import pages_with_grades
 from curation.mining.positive_aware import ceilings
 from db.tables.examples import Candidate, Example, Score, Teacher
 
-_PAGE = 1_000
 _LOOKUP = 400
 _WRITTEN = ("synthetic", "edited")
 
@@ -37,6 +36,18 @@ class Exempted:
     num_over_relevant: int = 0
     num_under_judged: int = 0
     num_under_relevant: int = 0
+
+    def add(self, *, is_over: bool, grade: int | None, threshold: int) -> None:
+        """Count a negative that is scored; `grade` is None where no judge has graded it."""
+        is_judged, is_relevant = grade is not None, grade is not None and grade >= threshold
+        self.num_scored += 1
+        self.num_over += is_over
+        if is_over:
+            self.num_over_judged += is_judged
+            self.num_over_relevant += is_relevant
+        else:
+            self.num_under_judged += is_judged
+            self.num_under_relevant += is_relevant
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,50 +69,24 @@ def count_exempted(
     if key is None:
         raise CurationError(f"ceiling.teacher = {teacher!r} has scored nothing in this store: run 'gradus score' first")
     counts = Exempted(teacher, percentage)
-    statement = (
-        select(Candidate.id, Example.query_id, Candidate.passage_id, Score.value)
+    is_scored = (
+        (Score.teacher_id == key) & (Score.query_id == Example.query_id) & (Score.passage_id == Candidate.passage_id)
+    )
+    pairs = (
+        select(Candidate.id, Example.query_id, Score.value)
         .select_from(Candidate)
         .join(Example, Candidate.example_id == Example.id)
-        .outerjoin(
-            Score,
-            (Score.teacher_id == key)
-            & (Score.query_id == Example.query_id)
-            & (Score.passage_id == Candidate.passage_id),
-        )
+        .outerjoin(Score, is_scored)
         .where(*negatives_in(session, scope), Candidate.origin.in_(_WRITTEN))
-        .order_by(Candidate.id)
-        .limit(_PAGE)
     )
-    last = 0
-    while page := session.execute(statement.where(Candidate.id > last)).all():
-        last = page[-1][0]
-        _count(session, counts, page, key, threshold)
+    for page in pages_with_grades(session, pairs):
+        lowest = _lowest_positives(session, sorted({query for _, query, *_ in page}), key)
+        of_query = dict(zip(lowest, _ceilings(list(lowest.values()), percentage), strict=True))
+        for _, query, score, grade in page:
+            counts.num_written += 1
+            if score is not None and query in of_query:
+                counts.add(is_over=not score < of_query[query], grade=grade, threshold=threshold)
     return counts
-
-
-def _count(
-    session: Session, counts: Exempted, page: Sequence[Row[int, int, int, float | None]], teacher: int, threshold: int
-) -> None:
-    lowest = _lowest_positives(session, sorted({query for _, query, *_ in page}), teacher)
-    of_query = dict(zip(lowest, _ceilings(list(lowest.values()), counts.percentage), strict=True))
-    words = last_words(session, [(query, passage) for _, query, passage, _ in page])
-    for _, query, passage, score in page:
-        counts.num_written += 1
-        if score is None or query not in of_query:
-            continue
-        counts.num_scored += 1
-        is_over = not score < of_query[query]
-        counts.num_over += is_over
-        verdict: Verdict | None = words.get((query, passage))
-        if verdict is None:
-            continue
-        is_relevant = verdict.relevance >= threshold
-        if is_over:
-            counts.num_over_judged += 1
-            counts.num_over_relevant += is_relevant
-        else:
-            counts.num_under_judged += 1
-            counts.num_under_relevant += is_relevant
 
 
 def _ceilings(lowest: list[float], percentage: float) -> list[float]:

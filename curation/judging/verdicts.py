@@ -4,7 +4,7 @@ The last word is the confirming judge's where there is one, else the screening j
 becomes of a false negative is a policy of the release: `relabel` it as a positive, `drop` it, or `keep` it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -74,30 +74,44 @@ def judged_rate(
         CurationError: A name is no run's.
     """
     num = {"num_negatives": 0, "num_judged": 0, "num_false": 0}
-    rows: list[dict[str, Any]] = []
+    first: list[tuple[int, int]] = []
     with store.read() as session:
-        statement = (
-            select(Candidate.id, Example.query_id, Candidate.passage_id)
-            .select_from(Candidate)
-            .join(Example, Candidate.example_id == Example.id)
-            .where(Candidate.role == "negative")
-            .order_by(Candidate.id)
-            .limit(_PAGE)
-        )
+        conditions = [Candidate.role == "negative"]
         if runs:
-            statement = statement.where(Candidate.run_id.in_(run_ids(session, tuple(runs))))
-        last = 0
-        while page := session.execute(statement.where(Candidate.id > last)).all():
-            last = page[-1][0]
-            words = last_words(session, [(query, passage) for _, query, passage in page], judge)
-            false = {pair: word for pair, word in words.items() if word.relevance >= threshold}
-            pairs = [(query, passage) for _, query, passage in page]
-            num["num_negatives"] += len(pairs)
-            num["num_judged"] += sum(pair in words for pair in pairs)
-            num["num_false"] += sum(pair in false for pair in pairs)
-            rows += _rows(session, list(false.items())[: _NUM_ROWS - len(rows)])
+            conditions.append(Candidate.run_id.in_(run_ids(session, tuple(runs))))
+        pairs = select(Candidate.id, Example.query_id, Candidate.passage_id).select_from(Candidate)
+        pairs = pairs.join(Example, Candidate.example_id == Example.id).where(*conditions)
+        for page in pages_with_grades(session, pairs, judge):
+            false = [(query, passage) for _, query, passage, grade in page if grade is not None and grade >= threshold]
+            num["num_negatives"] += len(page)
+            num["num_judged"] += sum(grade is not None for *_, grade in page)
+            num["num_false"] += len(false)
+            first += false[: _NUM_ROWS - len(first)]
+        rows = _rows(session, first, judge)
     rate = num["num_false"] / num["num_judged"] if num["num_judged"] else None
     return {**num, "rate": rate, "interval_95": wilson(num["num_false"], num["num_judged"]), "rows": rows}
+
+
+def pages_with_grades(
+    session: Session, pairs: Select[*tuple[Any, ...]], judge: str | None = None
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Pages of these candidates by id, each row with the last word's grade behind it; None where there is none.
+
+    Args:
+        pairs: Selects from `Candidate` joined with `Example`; the first column is the candidate's id.
+    """
+    is_same = (Judgement.query_id == Example.query_id) & (Judgement.passage_id == Candidate.passage_id)
+    if judge is not None:
+        is_same &= Judgement.judge_id.in_(select(Judge.id).where(Judge.model == judge))
+    graded = pairs.outerjoin(Judgement, is_same).add_columns(Judgement.relevance)
+    graded = graded.order_by(Candidate.id, Judgement.stage == "confirm", Judgement.id)
+    ids = pairs.with_only_columns(Candidate.id).order_by(Candidate.id).limit(_PAGE)
+    last = 0
+    while keys := session.scalars(ids.where(Candidate.id > last)).all():
+        rows = session.execute(graded.where(Candidate.id > last, Candidate.id <= keys[-1]))
+        last = keys[-1]
+        # One row a candidate: of several judgements the last word comes last.
+        yield list({row[0]: tuple(row) for row in rows}.values())
 
 
 def wilson(num_false: int, num_judged: int) -> tuple[float, float] | None:
@@ -114,14 +128,13 @@ def last_words(
     session: Session, pairs: Sequence[tuple[int, int]], judge: str | None = None
 ) -> dict[tuple[int, int], Verdict]:
     """The last word on each of these (query id, passage id); pairs without one are left out."""
-    ordered = sorted(set(pairs))
+    wanted = set(pairs)
+    queries = sorted({query for query, _ in wanted})
     found: dict[tuple[int, int], Verdict] = {}
-    for start in range(0, len(ordered), _LOOKUP):
-        part = set(ordered[start : start + _LOOKUP])
-        # By queries and by passages: a list of pairs takes the database several times as long.
-        by_query = Judgement.query_id.in_({query for query, _ in part})
-        by_passage = Judgement.passage_id.in_({passage for _, passage in part})
-        found.update(_newest(session, _select(judge).where(by_query, by_passage), part))
+    for start in range(0, len(queries), _LOOKUP):
+        # By query alone: a list of pairs takes the database several times as long.
+        some = _select(judge).where(Judgement.query_id.in_(queries[start : start + _LOOKUP]))
+        found.update(_newest(session, some, wanted))
     return found
 
 
@@ -160,11 +173,12 @@ def _newest(
     }
 
 
-def _rows(session: Session, false: Sequence[tuple[tuple[int, int], Verdict]]) -> list[dict[str, Any]]:
+def _rows(session: Session, pairs: Sequence[tuple[int, int]], judge: str | None) -> list[dict[str, Any]]:
     """What a person looks at: the texts, cut, and the judge's word."""
     shown = []
-    for (query_id, passage_id), verdict in false:
+    words = last_words(session, pairs, judge)
+    for query_id, passage_id in pairs:
         query, passage = session.get_one(Query, query_id), session.get_one(Passage, passage_id)
         texts = {"query": query.text[:_SHOWN], "passage": passage.text[:_SHOWN], "passage_digest": passage.digest}
-        shown.append({**texts, **asdict(verdict)})
+        shown.append({**texts, **asdict(words[query_id, passage_id])})
     return shown

@@ -84,6 +84,7 @@ def test_the_cheap_judge_screens_and_the_strong_one_has_the_last_word(
         assert {state for state in session.scalars(select(Run.state).where(Run.kind == "judge"))} == {"finished"}
     rate = judged_rate(store, ["writing"])
     assert (rate["num_negatives"], rate["num_judged"], rate["num_false"], rate["rate"]) == (16, 8, 3, 3 / 8)
+    assert judged_rate(store, judge="cheap")["num_false"] == 4
     assert {row["judge"] for row in rate["rows"]} == {"strong"} and rate["rows"][0]["relevance"] == 2
     with pytest.raises(CurationError, match="'nobody'"):
         judged_rate(store, ["nobody"])
