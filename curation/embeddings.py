@@ -97,6 +97,19 @@ def is_our_code(folder: Path, trusted_code: Path | None) -> bool:
     return trusted_code is not None and code.is_file() and code.read_bytes() == trusted_code.read_bytes()
 
 
+def any_model_folder(model: str) -> Path:
+    """The folder of any local transformer, as `model_folder`, but without sentence-transformers' own files too.
+
+    Raises:
+        CurationError: No such folder.
+    """
+    if model == "minilm" or (Path(model) / "modules.json").is_file():
+        return model_folder(model)
+    if not (Path(model) / "config.json").is_file():
+        raise CurationError(f"model {model!r}: no model's folder (config.json or modules.json) there")
+    return Path(model)
+
+
 class BiEncoder:
     """A sentence-transformers model as a frozen teacher; its weights are loaded when they are first needed.
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.embeddings import folder_digest, is_our_code, model_folder
+from curation.embeddings import any_model_folder, folder_digest, is_our_code
 from curation.mining.search import Floats, Indices, best_places
 from db.digest import canonical_json, digest_of
 
@@ -37,7 +37,7 @@ class TokenEncoder:
         max_length: int | None = None,
         trusted_code: Path | None = None,
     ) -> None:
-        self._folder = model_folder(model)
+        self._folder = any_model_folder(model)
         self.name = model if model == "minilm" else self._folder.resolve().name
         self._prompts: dict[Side, str | None] = {"query": query_prompt, "document": document_prompt}
         self.max_length = max_length
@@ -54,9 +54,12 @@ class TokenEncoder:
 
     @cached_property
     def is_late_interaction(self) -> bool:
-        """Whether the folder was saved as a multi-vector model."""
-        path = self._folder / "config_sentence_transformers.json"
-        return path.is_file() and '"MultiVectorEncoder"' in path.read_text(encoding="utf-8")
+        """Whether the model was trained for it: saved as such, by PyLate or by ColBERT, or has such a head."""
+        saved = _text(self._folder / "config_sentence_transformers.json") + _text(self._folder / "modules.json")
+        config = _text(self._folder / "config.json")
+        return (
+            '"MultiVectorEncoder"' in saved or "pylate" in saved or "HF_ColBERT" in config or "ForRetrieval" in config
+        )
 
     @cached_property
     def _model(self) -> Any:
@@ -145,6 +148,10 @@ def _mean_max(tokens_SE: Floats, tile_TE: NDArray[np.float16], starts: Indices) 
     similarities_TS = tile_TE.astype(np.float32) @ tokens_SE.T
     mean: Floats = np.maximum.reduceat(similarities_TS, starts, axis=0).mean(axis=1)
     return np.round(mean, 6)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _unit(tokens_TE: Floats) -> Floats:

@@ -8,13 +8,12 @@ Legend: Q queries, K places, P pairs, D passages, E dimension.
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.embeddings import EmbeddingCache, Progress, folder_digest
+from curation.embeddings import EmbeddingCache, Progress, any_model_folder, folder_digest
 from curation.errors import CurationError
 from curation.mining import bm25
 from curation.mining.search import Floats, Indices, pair_scores, top_k
@@ -160,7 +159,7 @@ class CrossEncoderTeacher:
     prompt = ""
 
     def __init__(self, model: str, *, max_length: int | None = None, batch_size: int = 32) -> None:
-        self._folder = existing_model(model)
+        self._folder = any_model_folder(model)
         self.name = self._folder.resolve().name
         self.max_length = max_length
         self._batch_size = batch_size
@@ -190,18 +189,6 @@ class CrossEncoderTeacher:
         values = self._model.predict(unique, batch_size=self._batch_size, show_progress_bar=False)
         by_pair: Mapping[tuple[str, str], float] = dict(zip(unique, map(float, values), strict=True))
         return np.array([by_pair[pair] for pair in pairs])
-
-
-def existing_model(model: str) -> Path:
-    """The folder of a local model.
-
-    Raises:
-        CurationError: There is no model's configuration in it.
-    """
-    folder = Path(model)
-    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
-        raise CurationError(f"model {model!r}: no model's folder (config.json or modules.json) there")
-    return folder
 
 
 def _both_prompts(query: str, document: str) -> str:

@@ -269,7 +269,7 @@ def test_searching_deeper_finds_all_below_the_ceiling(store: Store, tmp_path: Pa
     assert report.num_searched_deeper > 0
     with store.read() as session:
         ranks = session.execute(select(Sourcing.retrieval_rank, Sourcing.score, Sourcing.threshold)).all()
-    assert {rank is None for rank, _, _ in ranks} == {True, False}
+    assert any(rank is None for rank, _, _ in ranks)
     assert all(score < threshold for _, score, threshold in ranks)
 
 
