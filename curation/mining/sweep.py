@@ -160,9 +160,17 @@ def draw_sweep(found: Sweep, path: Path) -> None:
         points = [point for point in found.points if point.teacher == teacher]
         survivors = [point.num_survivors / max(found.num_examples, 1) for point in points]
         kept = [point.num_false_survivors / max(num_false, 1) for point in points]
-        axes.plot(survivors, kept, marker="o", markersize=4, label=f"{teacher} ({num_false:,} judged false negatives)")
+        label = f"{teacher} ({num_false:,} judged false negatives)"
+        (line,) = axes.plot(survivors, kept, marker="o", markersize=4, label=label)
+        labelled = -np.inf
         for point, x, y in zip(points, survivors, kept, strict=True):
-            axes.annotate(f"{point.value:g}", (x, y), xytext=(3, -9), textcoords="offset points", fontsize=7)
+            if abs(x - labelled) < 0.02 * found.depth:
+                continue  # it would stand on its neighbour's label
+            labelled = x
+            axes.annotate(
+                f"{point.value:g}", (x, y), xytext=(3, -9), textcoords="offset points", fontsize=7,
+                color=line.get_color(),
+            )  # fmt: skip
     axes.set_xlabel(f"survivors per example, of {found.depth} proposed")
     axes.set_ylabel("judged false negatives kept, share")
     axes.set_title(f"{found.run}: {found.method}, {found.num_examples:,} examples")
