@@ -63,8 +63,10 @@ def _explain_one(detail: ErrorDetails, model: type[BaseModel]) -> str:
         return f"unknown key {where!r}; {hint}"
     if detail["type"] == "missing":
         return f"the key {where!r} is missing"
-    value = "" if isinstance(detail["input"], dict) else f" = {detail['input']!r}"
-    return f"{where}{value}: {detail['msg']}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if isinstance(detail["input"], dict):  # of a table as a whole, whose message names its keys
+        return f"{where}: {message}" if where else message
+    return f"{where} = {detail['input']!r}: {message}"
 
 
 def _valid_keys(model: type[BaseModel], path: list[str]) -> list[str]:
