@@ -46,6 +46,8 @@ def build_teacher(spec: "ProposerSpec | JudgeSpec", passages: Sequence[str], pro
 
 
 def _bi_encoder(spec: "BiEncoderSpec", passages: Sequence[str], progress: Progress) -> "Teacher":
+    import torch
+
     from app.settings import Settings
     from curation.mining.teachers import BiEncoderTeacher
 
@@ -53,9 +55,10 @@ def _bi_encoder(spec: "BiEncoderSpec", passages: Sequence[str], progress: Progre
     query = encoder.own_prompt("query") if spec.query_prompt is None else spec.query_prompt
     document = encoder.own_prompt("document") if spec.document_prompt is None else spec.document_prompt
     folder = Settings().embeddings
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # the same result either way
     queries = EmbeddingCache(folder, encoder.with_prompt(query))
     documents = queries if query == document else EmbeddingCache(folder, encoder.with_prompt(document))
-    return BiEncoderTeacher(passages, queries, documents, prompts=(query, document), progress=progress)
+    return BiEncoderTeacher(passages, queries, documents, prompts=(query, document), device=device, progress=progress)
 
 
 def _trusted_code() -> Path | None:
