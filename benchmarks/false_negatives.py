@@ -65,8 +65,14 @@ def share(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:.1f}"
 
 
+def rank(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.0f}"
+
+
 def gap(found: dict[str, object]) -> str:
     low, high = found["interval"]  # type: ignore[misc]
+    if np.isnan(found["gap"]):  # type: ignore[call-overload]
+        return "-"
     return f"{100 * found['gap']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"  # type: ignore[operator]
 
 
@@ -104,7 +110,7 @@ def print_methods(miner: Miner, out: Path | None) -> None:
             sums = [m.consensus_curve(t, by_NU, WEIGHT, [offset])[0] for m in both]
             cells = [cell for m, one in zip(both, sums, strict=True) for cell in row_of(m, one)]
             whole.append([lister, "consensus", f"{offset:g}", *cells])
-            if offset == 0:
+            if offset == -0.5:
                 shown.append(whole[-1])
     header = [f"{name}, k = {k}" for k in (4, 10) for name in ("false, %", "unjudged, %", "survivors", "mean rank")]
     header = ["negatives from", "method", "value", *header]
@@ -122,7 +128,7 @@ def print_equal_survivors(rivals: Rivals, of: np.ndarray, targets: Sequence[floa
             cells = [
                 " / ".join(share(side[field]) for side in sides) for field in ("false", "false of kept", "related")
             ]
-            ranks = [" / ".join(f"{side[field]:.0f}" for side in sides) for field in ("list rank", "mean rank")]
+            ranks = [" / ".join(rank(side[field]) for side in sides) for field in ("list rank", "mean rank")]
             rows.append([f"{target:.0%}", label, cells[0], gap(found), *ranks, *cells[1:]])
     header = ["survivors", "negatives from", "false, %: PercPos / consensus", "gap [95%]", "list rank", "mean rank"]
     header += ["false of all kept, %", "grade 1 of judged negatives, %"]
@@ -206,9 +212,8 @@ def plot(path: Path, theirs: Curves, ours: Curves, best: str) -> None:
                 found = figures(curves[name].sum(axis=1))
                 is_shown = (found["survivors"] > 0.4) & np.isfinite(found["false"])
                 x, y = found[by][is_shown], 100 * found["false"][is_shown]
-                order = np.argsort(x, kind="stable")
                 x = 100 * x if by == "survivors" else x
-                axis.plot(x[order], y[order], style, color=f"C{colour}", label=f"{label}, {name}", linewidth=1.4)
+                axis.plot(x, y, style, color=f"C{colour}", label=f"{label}, {name}", linewidth=1.4)
         axis.set_xlabel("survivors, % of 10 asked" if by == "survivors" else "mean rank of kept in their list")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("judged relevant, % of judged kept")
@@ -246,11 +251,13 @@ def print_comparison(miner: Miner, topics: Topics, given: argparse.Namespace) ->
     theirs, ours = miner.percentage_curves(), miner.consensus_curves(miner.agreed(), WEIGHT)
     best, our_best = (best_on(curves, first) for curves in (theirs, ours))
     same = [(name, theirs[name], ours[name]) for name in (*SYSTEMS, *ENSEMBLES)]
+    calibrated = miner.calibrated_curves(theirs)
+    same += [(f"{kind}, calibrated", calibrated[kind], ours[kind]) for kind in ENSEMBLES]
     across = [(f"best of each: {best} / {our_best}", theirs[best], ours[our_best])]
     print(f"\nBest single system at 90% survivors on the first half, k = {k}: PercPos {best}, consensus {our_best}")
     print_equal_survivors(same + across, second, (0.9,), f"held-out half, k = {k}")
     print_equal_survivors(same + across, everyone, TARGETS if k == MOST else (0.9,), f"all topics, k = {k}")
-    few = [one for one in same if one[0] in (best, *ENSEMBLES)]
+    few = [one for one in same if one[0] == best or one[0] not in SYSTEMS]
     for name, of in (("held-out half", second), ("all topics", everyone)):
         print_equal_hardness(few, of, f"{name}, k = {k}")
     print_left_out(few + across, k)

@@ -24,8 +24,9 @@ FIELDS = ("places", "kept", "judged", "false", "related", "list_ranks", "mean_ra
 DEEPEST, MOST, RESAMPLES = 100, 10, 2_000
 PERCENTAGES = np.unique(np.r_[np.linspace(0.2, 0.9, 29), np.linspace(0.9, 1.05, 61), 1.1, 1.5, 5.0].round(4))
 OFFSETS = np.linspace(-2.5, 3.0, 89).round(4)
+SHARES = np.r_[np.linspace(0.02, 0.9, 30), np.linspace(0.91, 1.0, 15)]
 ENSEMBLES = ("cross-sample", "intra-sample, duplicates", "intra-sample, deduplicated")
-WEIGHT = 0.5  # chosen on the first half of the topics, before the second was looked at
+WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,20 @@ class Miner:
         return single | {
             kind: np.stack([self.of_ensemble(kind, "percentage", value) for value in values]) for kind in ENSEMBLES
         }
+
+    def calibrated_curves(self, single: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """PercPos of every ensemble, each system at the percentage that leaves it the same survivors, [V, Q, F].
+
+        One percentage for all is not one strictness: 95% of a cosine is not 95% of a sum of term weights.
+        """
+        survivors = [figures(single[system].sum(axis=1))["survivors"] for system in SYSTEMS]
+        curves: dict[str, list[np.ndarray]] = defaultdict(list)
+        for share in SHARES:
+            values = [float(PERCENTAGES[np.abs(of_system - share).argmin()]) for of_system in survivors]
+            kept_TNK = np.stack([self.single(t, "percentage", value) for t, value in enumerate(values)])
+            for kind in ENSEMBLES:
+                curves[kind].append(self._joined(kind, kept_TNK))
+        return {name: np.stack(curve) for name, curve in curves.items()}
 
     def agreed(self, systems: Sequence[int] = range(len(SYSTEMS))) -> np.ndarray:
         """What systems say together of each pair's passages, [N, U], from one draw of positives at a time."""
