@@ -282,6 +282,8 @@ def main() -> None:
     parser.add_argument("--pairs", choices=["shared", "all"], default="shared")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    if not (given.data / "qrels").is_dir():
+        parser.error(f"--data {given.data}: no such data set: name the folder that holds qrels, runs and corpus.jsonl")
     topics = load(given.data)
     miner = prepared(topics, given.draws, given.seed, given.pairs)
     print_facts(miner, given)
