@@ -11,7 +11,7 @@ from app.cli import cli
 RECIPE = """
 name = "small"
 collection = "set"
-combine = "intra_sample"
+combine = "intra_sample_unique"
 num_negatives = 2
 method = "absolute"
 value = 99
@@ -62,6 +62,6 @@ def test_plot_without_sweep_is_a_usage_error(recipe: Path) -> None:
 
 
 def test_contradiction_is_named_in_one_line(recipe: Path) -> None:
-    recipe.write_text(RECIPE.replace("intra_sample", "union"))
+    recipe.write_text(RECIPE.replace("intra_sample_unique", "union"))
     done = CliRunner().invoke(cli, ["mine", str(recipe)])
     assert str(done.exception).startswith(f"recipe {recipe}: combine = 'union' of several teachers needs a [judge]")
