@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
-from curation.audit.duplicates import beginning
+from curation.audit.duplicates import beginning, text_of
 from curation.audit.scope import Scope, pages
 from curation.audit.shingles import Hashes, Ints, Shingles, band_keys, jaccard, shingle
 from curation.errors import CurationError
@@ -194,7 +194,8 @@ def _count_queries(session: Session, found: Contamination, evaluation: Evaluatio
     rows = _nearest(queries, evaluation.queries)
     theirs = _by_id(session, Query, [theirs for *_, theirs in rows])
     found.rows["queries"] = [
-        _row(is_exact, similarity, evaluation.queries[ours], theirs[key]) for similarity, is_exact, ours, key in rows
+        {"query": theirs[key][0], **_row(is_exact, similarity, evaluation.queries[ours], theirs[key])}
+        for similarity, is_exact, ours, key in rows
     ]
 
 
@@ -216,6 +217,7 @@ def _count_positives(
     theirs = _by_id(session, Passage, [key for *_, key in rows])
     found.rows["positives"] = [
         {
+            "query": text_of(session, key)[1],
             **_row(is_exact, similarity, evaluation.positives[ours], theirs[key]),
             "stands_as": "positive" if key in as_positive else "negative",
         }

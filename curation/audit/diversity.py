@@ -26,6 +26,7 @@ from db.tables.texts import Passage, Query
 
 MAX_TEXTS = 200
 _MAX_VALUES = 40
+_MAX_CHOICES = 500
 _MAX_VALUE_LENGTH = 120
 _SELF_NGRAM = 4
 _LOOKUP = 400
@@ -70,16 +71,26 @@ def diversity(session: Session, scope: Scope) -> list[Cell]:
     """Cells of every run that was planned by attributes; values beyond the 40 most frequent are left out."""
     cells: list[Cell] = []
     for run in scope.runs.values():
-        drawn: dict[tuple[str, str], _Drawn] = defaultdict(_Drawn)
-        for page in pages(session, _written(run.id)):
-            for row in page:
-                for attribute, value in row.attributes.items():
-                    if isinstance(value, str | int | float | bool):
-                        key = (attribute, str(value)[:_MAX_VALUE_LENGTH])
-                        drawn[key].offer(row.digest, row.passage_id, row.query_id)
-        for key in _most_frequent(drawn):
-            cells.append(_measure(session, run.name, key, drawn[key]))
+        for attribute, values in sorted(_drawn(session, run.id).items()):
+            most_frequent = sorted(values, key=lambda value: (-values[value].num, value))[:_MAX_VALUES]
+            cells += [_measure(session, run.name, (attribute, value), values[value]) for value in most_frequent]
     return cells
+
+
+def _drawn(session: Session, run: int) -> dict[str, dict[str, _Drawn]]:
+    """The first texts of each value of each attribute; an attribute of more than 500 values is text, not a choice."""
+    drawn: dict[str, dict[str, _Drawn]] = defaultdict(lambda: defaultdict(_Drawn))
+    is_text: set[str] = set()
+    for page in pages(session, _written(run)):
+        for row in page:
+            for attribute, value in row.attributes.items():
+                if attribute in is_text or not isinstance(value, str | int | float | bool):
+                    continue
+                drawn[attribute][str(value)[:_MAX_VALUE_LENGTH]].offer(row.digest, row.passage_id, row.query_id)
+                if len(drawn[attribute]) > _MAX_CHOICES:
+                    is_text.add(attribute)
+                    del drawn[attribute]
+    return drawn
 
 
 def _written(run: int):  # type: ignore[no-untyped-def]
@@ -92,13 +103,6 @@ def _written(run: int):  # type: ignore[no-untyped-def]
         .join(Passage, Passage.id == Candidate.passage_id)
         .where(Sourcing.run_id == run)
     )
-
-
-def _most_frequent(drawn: dict[tuple[str, str], _Drawn]) -> list[tuple[str, str]]:
-    by_attribute: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for (attribute, value), found in drawn.items():
-        by_attribute[attribute].append((-found.num, value))
-    return [(name, value) for name in sorted(by_attribute) for _, value in sorted(by_attribute[name])[:_MAX_VALUES]]
 
 
 def _measure(session: Session, run: str, key: tuple[str, str], drawn: _Drawn) -> Cell:

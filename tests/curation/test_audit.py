@@ -7,9 +7,12 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from sqlalchemy import select
+from typer.testing import CliRunner
 
+from app.cli import cli
 from curation.audit.diversity import distinct_share, mean_similarity, self_overlap
 from curation.audit.draws import draw_run
 from curation.audit.figures import AuditReport, audit_figures
@@ -31,6 +34,8 @@ from db.texts import put_passages, put_queries
 WORDS = [
     f"{a}{b}" for a in ("ot", "ba", "ri", "de", "fi", "wa", "ni", "tu") for b in ("ter", "dger", "ver", "na", "sh")
 ]
+
+KINDS = ("queries", "pairs", "positives")
 
 
 def prose(seed: str, num_words: int = 40, ending: str = "") -> str:
@@ -271,17 +276,20 @@ def test_contamination_exact_and_near_with_rows(store: Store) -> None:
             (long.replace("cold", "warm"), prose("dam") + " Indeed"),
             ("something else", prose("held out")),
             ("not there at all", "nor is this"),
+            # The query of one example with the positive of another: both stand there, the pair does not.
+            ("Unrelated question!", prose("dam")),
         ],
         "test",
     )
     judge(store, [("unrelated question", prose("far"))], "train")
     found = figures(store).to_dict()["contamination"]
     assert found["evaluation"] == ["zoo:test"] and found["reason"] is None
-    for kind in ("queries", "pairs", "positives"):
-        assert (found[kind]["num"], found[kind]["num_exact"], found[kind]["total"]) == (2, 1, 4)
+    counts = {kind: tuple(found[kind][key] for key in ("num", "num_exact", "total")) for kind in KINDS}
+    assert counts == {"queries": (3, 2, 5), "pairs": (2, 1, 5), "positives": (3, 2, 5)}
     assert found["positives"]["num_as_negative_only"] == 1
-    assert [row["kind"] for row in found["queries"]["rows"]] == ["exact", "near"]
-    assert found["queries"]["rows"][1]["audited_text"] == long
+    assert [row["kind"] for row in found["queries"]["rows"]] == ["exact", "exact", "near"]
+    assert found["queries"]["rows"][2]["audited_text"] == long
+    assert {row["query"] for row in found["positives"]["rows"]} == {"Who digs a den?", long}
     assert {row["stands_as"] for row in found["positives"]["rows"]} == {"positive", "negative"}
     named = figures(store, evaluation=["zoo:train"]).to_dict()["contamination"]
     assert named["evaluation"] == ["zoo:train"] and named["pairs"]["num"] == named["pairs"]["num_exact"] == 1
@@ -366,7 +374,7 @@ def test_openings_and_diversity_by_value(store: Store) -> None:
             session.add(request)
             session.flush()
             link = {"run_id": run.id, "request_id": request.id, "plan_index": n, "custom_id": f"c{n}", "kind": "k"}
-            session.add(RunRequest(**link, attributes={"level": "high" if n < 3 else "low"}, source={}))
+            session.add(RunRequest(**link, attributes={"level": "high" if n < 3 else "low", "draws": [n]}, source={}))
             session.flush()
             put_sourcings(session, [NewSourcing(candidate.id, run.id, request_id=request.id)])
     report = figures(store).to_dict()
@@ -406,3 +414,20 @@ def test_the_html_page_stands_alone_and_escapes_what_texts_hold(store: Store) ->
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
     for words in ("Verdicts", "Leaks", "Duplicates", "Contamination", "The widest inversions", "Rows"):
         assert words in page, words
+
+
+def test_the_command_shows_verdicts_and_writes_json_and_html(
+    store: Store, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, leaky_rows(3), teachers=["other", "minilm"])
+    judge(store, [("query 1", prose("p1"))], "dev")
+    monkeypatch.setenv("GRADUS_DATA", str(tmp_path))
+    files = ["--json", str(tmp_path / "audit.json"), "--html", str(tmp_path / "pages" / "audit.html")]
+    shown = CliRunner().invoke(cli, ["audit", "--store", store_url, *files, "--run", "written", "--run", "mined"])
+    assert shown.exit_code == 0, shown.output
+    assert "Verdicts" in shown.output and shown.output.index("Verdicts") < shown.output.index("Similarity")
+    report = orjson.loads((tmp_path / "audit.json").read_bytes())
+    assert report["teacher"]["name"] == "minilm" and [one["teacher"]["name"] for one in report["scorers"]] == ["other"]
+    assert [group["run"] for group in report["groups"]] == ["mined", "written"]
+    assert report["contamination"]["pairs"]["num"] == 1
+    assert (tmp_path / "pages" / "audit.html").read_text().startswith("<!doctype html>")

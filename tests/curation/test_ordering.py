@@ -54,3 +54,13 @@ def test_bootstrap_interval_covers_the_share_and_is_seeded() -> None:
     assert bootstrap_interval(right, pairs) == (low, high)
     assert bootstrap_interval([], []) is None
     assert bootstrap_interval([1.0, 1.0], [1.0, 1.0]) == (1.0, 1.0)
+
+
+def test_interval_of_many_examples_is_that_of_the_bootstrap_without_drawing() -> None:
+    draw = np.random.default_rng(4)
+    pairs = draw.integers(0, 6, 20_001).astype(float)
+    right = draw.binomial(pairs.astype(int), 0.3).astype(float)
+    low, high = bootstrap_interval(right, pairs) or (0, 0)
+    ratios = [right[rows].sum() / pairs[rows].sum() for rows in draw.integers(0, len(pairs), (400, len(pairs)))]
+    assert (low, high) == pytest.approx(np.quantile(ratios, [0.025, 0.975]), abs=6e-4)
+    assert high - low == pytest.approx(2 * 1.96 * np.std(ratios), rel=0.1)
