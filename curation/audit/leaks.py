@@ -22,6 +22,7 @@ NUM_HASHED = 2**18
 NGRAMS = (2, 4)
 _MAX_CHARACTERS = 2_000  # of a text: what gives a writer away shows long before, and memory is bounded
 MIN_GROUPS = 10
+_CHUNK = 500
 _FOLDS = 5
 _NUM_DRAWS = 200
 Floats = NDArray[np.float64]
@@ -87,12 +88,15 @@ def compare_sets(first_groups: Sequence[int], second_groups: Sequence[int], *, s
 
 def ngram_counts(texts: Sequence[str]) -> "csr_matrix":
     """Counts of hashed character n-grams, [T, F]. Hashing learns nothing, so it may be done once for all folds."""
+    from scipy.sparse import vstack
     from sklearn.feature_extraction.text import HashingVectorizer
 
     hashing = HashingVectorizer(
         analyzer="char_wb", ngram_range=NGRAMS, n_features=NUM_HASHED, norm=None, alternate_sign=False
     )
-    return hashing.transform([text[:_MAX_CHARACTERS] for text in texts])
+    # Repeated n-grams are added up chunk by chunk: before that, a text takes several times its room.
+    chunks = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)] or [[]]
+    return vstack([hashing.transform([text[:_MAX_CHARACTERS] for text in chunk]) for chunk in chunks], format="csr")
 
 
 def held_out_scores(comparison: Comparison, counts_TF: "csr_matrix") -> Floats:

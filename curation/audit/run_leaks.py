@@ -212,14 +212,14 @@ class _Pair:
 
 
 class _Columns:
-    """N-gram counts of passages, made once for all comparisons of a run."""
+    """N-gram counts of passages, made once for all comparisons of a run; in blocks, so that none is copied to grow."""
 
     def __init__(self) -> None:
-        self._place: dict[int, int] = {}
-        self._counts: csr_matrix | None = None
+        self._place: dict[int, tuple[int, int]] = {}
+        self._blocks: list[csr_matrix] = []
 
     def clear(self) -> None:
-        self._place, self._counts = {}, None
+        self._place, self._blocks = {}, []
 
     def counts(self, *sets: Texts) -> "csr_matrix":
         """Rows of the passages of the sets, one set after the other, [T, F]."""
@@ -227,8 +227,9 @@ class _Columns:
 
         missing = {key: text for texts in sets for key, text in texts.text.items() if key not in self._place}
         if missing:
-            new = ngram_counts(list(missing.values()))
-            self._counts = new if self._counts is None else vstack([self._counts, new], format="csr")
-            self._place |= {key: len(self._place) + row for row, key in enumerate(missing)}
-        assert self._counts is not None
-        return self._counts[[self._place[key] for texts in sets for key in texts.text]]
+            self._place |= {key: (len(self._blocks), row) for row, key in enumerate(missing)}
+            self._blocks.append(ngram_counts(list(missing.values())).astype(np.float32))
+        block_T, row_T = np.array([self._place[key] for texts in sets for key in texts.text]).T
+        parts = [np.flatnonzero(block_T == number) for number in range(len(self._blocks))]
+        stacked = vstack([block[row_T[part]] for block, part in zip(self._blocks, parts, strict=True)], format="csr")
+        return stacked[np.argsort(np.concatenate(parts))].astype(np.float64)
