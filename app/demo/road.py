@@ -43,7 +43,7 @@ def stages(data: Path, home: Path) -> list[Stage]:
         "--licence",
         "CC BY 4.0 (claims), ODC-By 1.0 (abstracts)",
     )
-    audit = ("audit", "--json", str(home / "audit.json"), "--plot", str(home / "ladder.png"))
+    audit = ("audit", "--json", str(home / "audit.json"), "--html", str(home / "audit.html"))
     evaluate = ("evaluate", "minilm", str(home / "models" / MODEL), "--data", scifact, "--split", "dev")
     pool = ("--pool", str(POOL_DEPTH), "--json", str(home / "evaluation.json"))
     generate = tuple(("generate", str(recipes / f"{name}.toml")) for name in ("graded", "minimal_edits"))
@@ -52,7 +52,7 @@ def stages(data: Path, home: Path) -> list[Stage]:
         Stage("Import a corpus with its queries and judgments", (importing,)),
         Stage("Generate graded negatives, from recorded completions", generate),
         Stage("Mine negatives from the corpus", (("mine", str(recipes / "mine.toml")),)),
-        Stage("Score and audit the order", (("score",), audit)),
+        Stage("Score and audit: order, leaks, duplicates, contamination", (("score",), audit)),
         Stage("Freeze a release", (release,)),
         Stage("Train from easy to hard", (("train", str(recipes / "train.toml")),)),
         Stage("Evaluate before and after", ((*evaluate, *pool),)),
