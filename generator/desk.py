@@ -5,17 +5,11 @@ the worst case of its cost is reserved within the budget before it leaves; answe
 reading brings repairs, and cells that lack accepted texts are refilled. Engines only carry requests and answers.
 """
 
-import os
-import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
@@ -27,6 +21,7 @@ from db.tables.ledger import Run
 from generator import leases, ledger
 from generator.acceptance import Accepted
 from generator.budget import Room, Spent, WorstCase
+from generator.holders import is_dead, this_process, waits_for_outside
 from generator.ledger import Answer, Harvestable, Wanted
 from generator.recipe import Budget
 
@@ -57,7 +52,6 @@ class Progress:
     num_suspect: int = 0
     is_out_of_budget: bool = False
     waiting_for: str = ""
-    started: float = field(default_factory=time.monotonic)
 
 
 class Reader(Protocol):
@@ -88,14 +82,13 @@ class Desk:
         follow_ups: Callable[[], int] = lambda: 0,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         lease_s: float = _LEASE_S,
-        holder: str | None = None,
         limit: int | None = None,
         secret: str | None = None,
     ) -> None:
         self.store, self.run_id, self._reader, self._worst, self._budget = store, run_id, reader, worst, budget
         self.stopping = threading.Event()
         self.progress = Progress()
-        self.holder = holder or _this_process()
+        self.holder = this_process()
         self._follow_ups, self._on_progress, self._lease_s = follow_ups, on_progress, lease_s
         self._limit, self._secret = limit, secret
         self._after, self._is_first_pass = -1, True
@@ -249,8 +242,8 @@ class Desk:
         while not self.stopping.is_set():
             with self.store.read() as session:
                 open_work = leases.open_work(session, self.run_id)
-            held = [row for row in open_work.holders if row[0] != self.holder and not row[0].startswith("batch:")]
-            dead = [holder for holder, _ in held if _is_dead(holder)]
+            held = [row for row in open_work.holders if row[0] != self.holder and not waits_for_outside(row[0])]
+            dead = [holder for holder, _ in held if is_dead(holder)]
             if dead:
                 with self.store.write() as session:
                     leases.free_leases_of(session, dead)
@@ -306,33 +299,3 @@ class Desk:
         if accepted.new_plan_indices:
             lowest = min(accepted.new_plan_indices)
             self._new_from = lowest if self._new_from is None else min(lowest, self._new_from)
-
-
-def _this_process() -> str:
-    return f"{_machine()}:{os.getpid()}:{_started(os.getpid())}:{uuid4().hex[:8]}"
-
-
-def _machine() -> str:
-    """This boot of this machine, and this process' view of its process numbers; two containers differ."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:13])
-        parts.append(Path("/proc/self/ns/pid").readlink().name)
-    return "-".join(part.replace(":", "") for part in parts)
-
-
-def _started(pid: int) -> str:
-    """When the process began, in clock ticks since boot: numbers are given out again, this is not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def _is_dead(holder: str) -> bool:
-    """Whether the holder is a process of this machine that is gone; of another machine's we know only its clock."""
-    machine, _, rest = holder.partition(":")
-    pid, _, rest = rest.partition(":")
-    if machine != _machine() or not pid.isdigit() or not Path("/proc").is_dir():
-        return False
-    return _started(int(pid)) != rest.partition(":")[0]

@@ -1,7 +1,8 @@
 """Leases: which process brings the answer to which request, until when.
 
-A lease ends by the clock, which its holder's heartbeat puts forward; one that ran out is taken over by whoever asks
-next. Functions take a session and never commit; whoever opened it does.
+A process' lease ends by the clock, which its heartbeat puts forward; one that ran out is taken over by whoever asks
+next. A batch's ends when the batch is collected, never by the clock: its answers are paid for. Functions take a session
+and never commit; whoever opened it does.
 """
 
 import zlib
@@ -9,19 +10,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.tables.base import utc_now
 from db.tables.ledger import Request, RequestBody, RunRequest
 from generator.budget import Room, Spent, WorstCase, book, unreserve
+from generator.holders import BATCH
 from generator.ledger import Wanted
 
 
 def _is_free(*, is_failed_too: bool) -> ColumnElement[bool]:
     """Requests that may be asked now: without an answer, and not leased to a process whose clock still runs."""
     states = ("pending", "failed") if is_failed_too else ("pending",)
-    return or_(Request.state.in_(states), (Request.state == "leased") & (Request.leased_until < utc_now()))
+    has_clock = Request.lease_holder.is_(None) | not_(Request.lease_holder.startswith(BATCH))
+    ran_out = (Request.state == "leased") & (Request.leased_until < utc_now()) & has_clock
+    return or_(Request.state.in_(states), ran_out)
 
 
 def wanted(session: Session, run_id: int) -> Iterator[Wanted]:

@@ -70,7 +70,7 @@ class Rejection(Base):
 
 class Request(Base):
     """What was asked. While it is leased, `lease_holder` names the process or vendor batch that will bring the answer,
-    and the reservation is its worst case of cost."""
+    and the reservation is its worst case of cost, booked on the run `reserved_by`."""
 
     __tablename__ = "request"
     __table_args__ = (
@@ -88,6 +88,7 @@ class Request(Base):
     lease_holder: Mapped[str | None] = mapped_column(String(200), index=True)
     reserved_usd: Mapped[float | None] = mapped_column(Float(53))
     reserved_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    reserved_by: Mapped[int | None] = mapped_column(ForeignKey("run.id"))
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
 
 
@@ -162,7 +163,10 @@ class CompletionBody(Base):
 
 
 class VendorBatch(Base):
-    """A file of requests handed to a Batch API. The row stands before the upload, so that none is sent twice."""
+    """A file of requests handed to a Batch API. The row stands before the upload, so that none is sent twice.
+
+    `holder` is the process that uploads or collects it, until `held_until`; no other touches it meanwhile.
+    """
 
     __tablename__ = "vendor_batch"
     __table_args__ = (
@@ -177,6 +181,8 @@ class VendorBatch(Base):
     state: Mapped[str] = mapped_column(String(10), default="submitting")
     num_requests: Mapped[int]
     error: Mapped[str | None] = mapped_column(Text)
+    holder: Mapped[str | None] = mapped_column(String(200))
+    held_until: Mapped[datetime | None] = mapped_column(UtcTime)
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
 
 

@@ -1,8 +1,9 @@
 """The `openai_batch` engine: files of requests to a Batch API, answered within a day, at a discount.
 
-A row in the store stands before each upload and names the requests in it; their leases belong to the batch. A process
-that dies between upload and row finds its batch again by the metadata that it was created with, so no file is sent
-twice, and any later process collects what is ready.
+A row in the store stands before each upload and names the requests in it; their leases belong to the batch until it is
+collected. A process that dies between upload and row leaves a batch that is found again by the metadata that it was
+created with, so no file is sent twice, and any later process collects what is ready: before it asks for anything new.
+Who uploads or collects holds the row meanwhile, so that no other does the same.
 """
 
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from sqlalchemy import select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.digest import digest_of
@@ -22,12 +23,14 @@ from db.tables.ledger import Request, RequestBody, RunRequest, VendorBatch
 from generator.desk import Desk
 from generator.engines.batch_file import BadLine, ingest, request_line
 from generator.errors import EngineStopped
+from generator.holders import batch_holder, is_dead
 from generator.leases import release_leases
 from generator.ledger import Wanted, decompressed
 from generator.recipe import OpenAiBatchEngine
 
 ENGINE = "openai_batch"
-_LEASE = timedelta(hours=30)
+# Longer than any upload or download takes with its retries; on its own machine a dead holder is known at once.
+_HOLD = timedelta(hours=1)
 _METADATA = "gradus_batch"
 _RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 
@@ -40,8 +43,7 @@ def run(desk: Desk, engine: OpenAiBatchEngine, key: str | None, on_bad_line: Cal
     """
     with _translated(desk, engine), openai.OpenAI(base_url=engine.base_url, api_key=key or "none") as client:
         while not desk.stopping.is_set():
-            _submit_all(desk, engine, client)
-            waiting = _collect_all(desk, client, on_bad_line)
+            waiting = _collect_all(desk, client, on_bad_line) + _submit_all(desk, engine, client)
             if waiting:
                 desk.progress.waiting_for = f"{waiting} batch(es) at the vendor"
                 _wait(desk, engine.poll_s)
@@ -67,15 +69,43 @@ def _translated(desk: Desk, engine: OpenAiBatchEngine) -> Iterator[None]:
         raise EngineStopped(desk.redacted(f"{engine.base_url} {told}")) from None
 
 
-def _submit_all(desk: Desk, engine: OpenAiBatchEngine, client: openai.OpenAI) -> None:
+def _submit_all(desk: Desk, engine: OpenAiBatchEngine, client: openai.OpenAI) -> int:
+    """Finish uploads that a dead process began, then hand in what is new. Returns how many batches that makes."""
+    num = 0
     for batch in _batches(desk, "submitting"):
-        _submit(desk, client, batch)
+        with _held(desk, batch) as is_mine:
+            if is_mine:
+                _update(desk, batch, state="submitted", external_id=_found_or_uploaded(desk, client, batch))
+        num += 1
+    _count_in_flight(desk)
     while items := desk.take(engine.max_requests):
         kept = _within(items, engine.max_bytes)
         desk.give_back(items[len(kept) :])
-        _submit(desk, client, _register(desk, kept))
         if len(kept) < len(items):
             desk.look_back(kept[-1].plan_index)
+        batch = _register(desk, kept)
+        with _held(desk, batch):
+            _update(desk, batch, state="submitted", external_id=_upload(desk, client, batch))
+        num += 1
+    return num
+
+
+@contextmanager
+def _held(desk: Desk, batch: VendorBatch) -> Iterator[bool]:
+    """Whether this process alone has the batch, in the state that it was seen in, until the end of the block."""
+    free = or_(VendorBatch.holder.is_(None), VendorBatch.holder == desk.holder, VendorBatch.held_until < utc_now())
+    if batch.holder is not None and is_dead(batch.holder):
+        free = or_(free, VendorBatch.holder == batch.holder)
+    as_seen = (VendorBatch.id == batch.id) & (VendorBatch.state == batch.state)
+    with desk.store.write() as session:
+        claim = update(VendorBatch).where(as_seen, free)
+        claimed = session.execute(claim.values(holder=desk.holder, held_until=utc_now() + _HOLD))
+    is_mine = bool(claimed.rowcount)  # type: ignore[attr-defined]
+    try:
+        yield is_mine
+    finally:
+        if is_mine:
+            _update(desk, batch, holder=None, held_until=None)
 
 
 def _within(items: list[Wanted], max_bytes: int) -> list[Wanted]:
@@ -89,21 +119,29 @@ def _within(items: list[Wanted], max_bytes: int) -> list[Wanted]:
 
 
 def _register(desk: Desk, items: list[Wanted]) -> VendorBatch:
-    """The batch's row, and its requests leased to it, in one transaction."""
+    """The batch's row, held by this process, and its requests leased to it, in one transaction."""
     digest = digest_of([desk.run_id, utc_now().isoformat(), *(item.request_id for item in items)])
+    until = utc_now() + _HOLD
     with desk.store.write() as session:
-        batch = VendorBatch(digest=digest, run_id=desk.run_id, num_requests=len(items))
+        batch = VendorBatch(
+            digest=digest, run_id=desk.run_id, num_requests=len(items), holder=desk.holder, held_until=until
+        )
         session.add(batch)
         for start in range(0, len(items), 500):
             ids = [item.request_id for item in items[start : start + 500]]
             change = update(Request).where(Request.id.in_(ids))
-            session.execute(change.values(lease_holder=_holder(digest), leased_until=utc_now() + _LEASE))
-    desk.progress.num_in_flight -= len(items)
+            session.execute(change.values(lease_holder=batch_holder(digest), leased_until=until))
     return batch
 
 
-def _holder(digest: str) -> str:
-    return f"batch:{digest}"
+def _count_in_flight(desk: Desk) -> None:
+    """What waits at the vendor, whoever handed it in: a pilot and a budget count it as not yet settled."""
+    open_batches = VendorBatch.state.in_(("submitting", "submitted"))
+    with desk.store.read() as session:
+        num = session.scalar(
+            select(func.sum(VendorBatch.num_requests)).where(VendorBatch.run_id == desk.run_id, open_batches)
+        )
+    desk.progress.num_in_flight = int(num or 0)
 
 
 def _batches(desk: Desk, state: str) -> list[VendorBatch]:
@@ -112,9 +150,8 @@ def _batches(desk: Desk, state: str) -> list[VendorBatch]:
         return list(session.scalars(rows.order_by(VendorBatch.id)))
 
 
-def _submit(desk: Desk, client: openai.OpenAI, batch: VendorBatch) -> None:
-    external = _find(client, batch.digest) or _upload(desk, client, batch)
-    _update(desk, batch, state="submitted", external_id=external)
+def _found_or_uploaded(desk: Desk, client: openai.OpenAI, batch: VendorBatch) -> str:
+    return _find(client, batch.digest) or _upload(desk, client, batch)
 
 
 def _find(client: openai.OpenAI, digest: str) -> str | None:
@@ -148,7 +185,7 @@ def _requests_of(session: Session, run_id: int, digest: str) -> Iterator[Wanted]
         select(Request.id, RunRequest.custom_id, RunRequest.plan_index, RequestBody.body)
         .join(RunRequest, RunRequest.request_id == Request.id)
         .join(RequestBody, RequestBody.request_id == Request.id)
-        .where(RunRequest.run_id == run_id, Request.lease_holder == _holder(digest))
+        .where(RunRequest.run_id == run_id, Request.lease_holder == batch_holder(digest))
         .order_by(RunRequest.plan_index),
         execution_options={"yield_per": 500},
     )
@@ -157,17 +194,21 @@ def _requests_of(session: Session, run_id: int, digest: str) -> Iterator[Wanted]
 
 
 def _collect_all(desk: Desk, client: openai.OpenAI, on_bad_line: Callable[[BadLine], None]) -> int:
-    """Settle every batch that has ended. Returns how many still run."""
+    """Settle every batch that has ended. Returns how many still run, or are being collected by another process."""
     num_running = 0
     for batch in _batches(desk, "submitted"):
         found = client.batches.retrieve(str(batch.external_id))
         if found.status in _RUNNING:
             num_running += 1
             continue
-        for file_id in (found.output_file_id, found.error_file_id):
-            if file_id:
-                _ingest(desk, client, file_id, on_bad_line)
-        _end(desk, batch, found)
+        with _held(desk, batch) as is_mine:
+            if not is_mine:
+                num_running += 1
+                continue
+            for file_id in (found.output_file_id, found.error_file_id):
+                if file_id:
+                    _ingest(desk, client, file_id, on_bad_line)
+            _end(desk, batch, found)
     return num_running
 
 
@@ -181,7 +222,7 @@ def _ingest(desk: Desk, client: openai.OpenAI, file_id: str, on_bad_line: Callab
 def _end(desk: Desk, batch: VendorBatch, found: Any) -> None:
     """Requests without an answer go back to the ledger; a batch that the vendor refused stops the run."""
     with desk.store.write() as session:
-        held = select(Request.id).where(Request.lease_holder == _holder(batch.digest), Request.state == "leased")
+        held = select(Request.id).where(Request.lease_holder == batch_holder(batch.digest), Request.state == "leased")
         left = list(session.scalars(held))
         for start in range(0, len(left), 500):
             release_leases(session, desk.run_id, left[start : start + 500])

@@ -1,18 +1,25 @@
 """The Batch API against a loopback vendor: submit, collect, die in between, refuse."""
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from db.store import Store
+from db.tables.base import utc_now
 from db.tables.ledger import Completion, Request, Run, VendorBatch
 from generator.errors import EngineStopped
-from generator.generation import generate
+from generator.generation import GenerateReport, generate
+from generator.holders import this_process
 from generator.plan import Planner
 from generator.recipe import GenerateRecipe
 
@@ -31,6 +38,8 @@ class Vendor(ThreadingHTTPServer):
         self.status = "completed"
         self.fails_for: set[str] = set()
         self.dies_after_create = 0
+        self.is_busy = threading.Event()
+        self.delay_s = 0.0
 
     @property
     def url(self) -> str:
@@ -70,6 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["content-length"]))
         if self.path.endswith("/files"):
+            self._take_long()
             boundary = self.headers["content-type"].partition("boundary=")[2].encode()
             parts = [part for part in raw.split(b"--" + boundary) if b"filename=" in part]
             name = f"file-{len(self.server.files)}"
@@ -94,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")
         if parts[-1] == "content":
+            self._take_long()
             self._send(self.server.files[parts[-2]])
         elif parts[-1] == "batches":
             self._send({"object": "list", "data": list(self.server.batches.values()), "has_more": False})
@@ -103,6 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
             if batch["looks"] > self.server.looks and batch["status"] == "in_progress":
                 self.server.finish(batch)
             self._send(batch)
+
+    def _take_long(self) -> None:
+        self.server.is_busy.set()
+        time.sleep(self.server.delay_s)
 
     def _send(self, value: Any) -> None:
         data = value if isinstance(value, bytes) else orjson.dumps(value)
@@ -197,3 +212,96 @@ def test_a_refused_batch_stops_the_run_and_its_requests_are_free_again(
         assert session.scalar(select(func.count()).where(Request.state == "pending")) == 60
     vendor.finish, vendor.status = original, "completed"  # type: ignore[method-assign]
     assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60}
+
+
+def tokens_of(store: Store) -> tuple[int, int]:
+    with store.read() as session:
+        run = session.scalars(select(Run)).one()
+        return run.spent_tokens, run.reserved_tokens
+
+
+def leave_a_batch_behind(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    """A batch is with the vendor, and the process that handed it in has gone."""
+    vendor.dies_after_create = 1
+    with pytest.raises(EngineStopped, match="cannot be reached"):
+        generate(store, recipe(toolbox, vendor))
+    with store.write() as session:
+        session.execute(update(VendorBatch).values(state="submitted", external_id="batch-0"))
+
+
+def test_a_batch_that_is_collected_late_is_not_bought_again(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    toolbox.fill(store, 60)
+    leave_a_batch_behind(store, vendor, toolbox)
+    with store.write() as session:
+        session.execute(update(Request).values(leased_until=utc_now() - timedelta(days=3)))
+    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60}
+    assert len(vendor.batches) == 1 and tokens_of(store) == (60 * 110, 0)
+
+
+@pytest.mark.parametrize("moment", ["upload", "download"])
+def test_two_processes_neither_send_nor_book_a_batch_twice(
+    store: Store, vendor: Vendor, toolbox: Any, moment: str
+) -> None:
+    toolbox.fill(store, 60)
+    if moment == "download":
+        leave_a_batch_behind(store, vendor, toolbox)
+        vendor.looks = 0
+    vendor.is_busy.clear()
+    vendor.delay_s = 0.5
+    reports: list[GenerateReport] = []
+    first, second = (
+        threading.Thread(target=lambda: reports.append(generate(store, recipe(toolbox, vendor)))) for _ in range(2)
+    )
+    first.start()
+    assert vendor.is_busy.wait(30)
+    second.start()
+    for thread in (first, second):
+        thread.join(60)
+    assert [report.outcomes for report in reports] == [{"accepted": 60}] * 2
+    assert len(vendor.lines()) == 60 and len(vendor.batches) == 1 and tokens_of(store) == (60 * 110, 0)
+    with store.read() as session:
+        assert session.scalar(select(func.count()).select_from(Completion)) == 60
+        assert session.scalars(select(VendorBatch.holder)).one() is None
+
+
+def test_an_upload_is_taken_over_from_a_dead_process_and_not_from_a_living_one(
+    store: Store, vendor: Vendor, toolbox: Any
+) -> None:
+    toolbox.fill(store, 60)
+    vendor.dies_after_create = 1
+    with pytest.raises(EngineStopped):
+        generate(store, recipe(toolbox, vendor))
+    ended = subprocess.run(
+        [sys.executable, "-c", "from generator.holders import this_process; print(this_process())"],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    ).stdout.strip()  # fmt: skip
+
+    def hold(holder: str) -> None:
+        with store.write() as session:
+            session.execute(update(VendorBatch).values(holder=holder, held_until=utc_now() + timedelta(hours=1)))
+
+    hold(this_process())  # another desk of a process that lives
+    asked: list[Any] = []
+    thread = threading.Thread(target=lambda: asked.append(generate(store, recipe(toolbox, vendor))))
+    thread.start()
+    thread.join(0.5)
+    with store.read() as session:
+        assert session.scalars(select(VendorBatch.state)).one() == "submitting"
+    hold(ended)
+    thread.join(60)
+    assert asked[0].outcomes == {"accepted": 60} and len(vendor.batches) == 1
+
+
+def test_a_pilot_hands_in_so_many_and_no_more(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    toolbox.fill(store, 60)
+    report = generate(store, recipe(toolbox, vendor), limit=5)
+    assert (report.num_new_answers, len(vendor.lines())) == (5, 5)
+
+
+def test_a_budget_goes_as_far_as_the_answers_leave_room(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    """The worst case of each is 1,500 tokens and more, its answer costs 110: batch by batch all of them fit."""
+    toolbox.fill(store, 60)
+    fields = {**recipe(toolbox, vendor).model_dump(), "max_output_tokens": 100, "budget": {"tokens": 20_000}}
+    report = generate(store, GenerateRecipe.model_validate(fields))
+    assert (report.is_out_of_budget, report.outcomes) == (False, {"accepted": 60})
+    assert len(vendor.batches) > 2 and len(vendor.lines()) == 60 and tokens_of(store) == (60 * 110, 0)
