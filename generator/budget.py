@@ -3,7 +3,7 @@
 Totals stand on the run's row and change in the transaction that leases or records, so a budget holds across processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, update
@@ -59,16 +59,33 @@ class WorstCase:
         return Spent(len(wire) + output, cost or 0.0)
 
 
-def unreserve(session: Session, request_ids: Sequence[int]) -> Spent:
-    """What these leased requests have reserved; call it before their lease ends."""
-    tokens, usd = 0, 0.0
+def unreserve(session: Session, request_ids: Sequence[int], run_id: int) -> dict[int, Spent]:
+    """What these leased requests have reserved, by the run it is booked on (`run_id` where the row does not say).
+
+    Call it before their lease ends.
+    """
+    found: dict[int, Spent] = {}
+    owner = func.coalesce(Request.reserved_by, run_id)
     for start in range(0, len(request_ids), _LOOKUP):
-        sums = select(func.sum(Request.reserved_tokens), func.sum(Request.reserved_usd)).where(
-            Request.id.in_(request_ids[start : start + _LOOKUP]), Request.state == "leased"
+        sums = (
+            select(owner, func.sum(Request.reserved_tokens), func.sum(Request.reserved_usd))
+            .where(Request.id.in_(request_ids[start : start + _LOOKUP]), Request.state == "leased")
+            .group_by(owner)
         )
-        some_tokens, some_usd = session.execute(sums).one()
-        tokens, usd = tokens + int(some_tokens or 0), usd + float(some_usd or 0.0)
-    return Spent(tokens, usd)
+        for run, tokens, usd in session.execute(sums):
+            found[run] = found.get(run, Spent()).plus(Spent(int(tokens or 0), float(usd or 0.0)))
+    return found
+
+
+def book_all(
+    session: Session, *, spent: Mapping[int, Spent], reserved: Mapping[int, Spent], freed: Mapping[int, Spent]
+) -> None:
+    """Add to what runs have spent and reserved, in the order of their ids: two that book the same runs must not wait
+    for each other."""
+    nothing = Spent()
+    for run in sorted({*spent, *reserved, *freed}):
+        change = reserved.get(run, nothing).less(freed.get(run, nothing))
+        book(session, run, spent=spent.get(run, nothing), reserved=change)
 
 
 def book(session: Session, run_id: int, *, spent: Spent | None = None, reserved: Spent) -> None:

@@ -2,15 +2,17 @@
 
 The desk keeps every promise that all engines share: what is taken is leased by the clock and renewed by a heartbeat;
 the worst case of its cost is reserved within the budget before it leaves; answers are committed before they are read;
-reading brings repairs, and cells that lack accepted texts are refilled. Engines only carry requests and answers.
+reading brings repairs, and cells that lack accepted texts are refilled; a run of which too much is rejected stops.
+Engines only carry requests and answers.
 """
 
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+import orjson
 from sqlalchemy.orm import Session
 
 from db.runs import Rejected as RejectedRow
@@ -21,16 +23,22 @@ from db.tables.ledger import Run
 from generator import leases, ledger
 from generator.acceptance import Accepted
 from generator.budget import Room, Spent, WorstCase
+from generator.errors import EngineStopped
+from generator.heartbeat import Heartbeat
 from generator.holders import is_dead, this_process, waits_for_outside
 from generator.ledger import Answer, Harvestable, Wanted
 from generator.recipe import Budget
+from generator.writing import first_line, in_transaction
 
-_LEASE_S = 30.0
-_HEARTBEAT_S = 8.0
+# A heartbeat may wait a minute for SQLite's lock, and a second time: the lease has to outlast both.
+_LEASE_S = 150.0
 _READ_CHUNK = 200
 _LOOK_EVERY_S = 0.25
 # Another process reads what it has recorded within this time, or is gone.
 _READS_WITHIN_S = 5.0
+_SHORTEST_KEY = 8
+_TEXTS = ("text", "error", "finish_reason", "model_reported")
+_Result = TypeVar("_Result")
 
 
 @dataclass(slots=True)
@@ -90,23 +98,36 @@ class Desk:
         self.progress = Progress()
         self.holder = this_process()
         self._follow_ups, self._on_progress, self._lease_s = follow_ups, on_progress, lease_s
-        self._limit, self._secret = limit, secret
+        # A shorter one is no key but a word that stands in for one ("none"), and stands in honest texts.
+        self._limit, self._secret = limit, secret if secret and len(secret) >= _SHORTEST_KEY else ""
+        self._key_forms = _forms(self._secret) if self._secret else ()
         self._after, self._is_first_pass = -1, True
         self._new_from: int | None = None
         self._is_held_back = False
-        self._beating = threading.Event()
+        self._unsettled: list[Answer] = []
+        self._heart = Heartbeat(
+            store,
+            self.holder,
+            lease_s,
+            is_needed=lambda: self.progress.num_in_flight > 0,
+            on_failure=self.stopping.set,
+        )
 
     def __enter__(self) -> "Desk":
-        self._heart = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
         self._heart.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._beating.set()
-        self._heart.join()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._heart.stop()
+        if self._unsettled:
+            self._record()
         # What was cut off in flight is free at once; its reservation counts as spent when it is taken over.
-        with self.store.write() as session:
-            leases.free_leases_of(session, [self.holder])
+        self._write(lambda session: leases.free_leases_of(session, [self.holder]))
+        if self._heart.failure is not None and error is None:
+            raise EngineStopped(
+                f"the leases of what is in flight could not be renewed ({first_line(self._heart.failure)}): all that "
+                "was answered is stored; mend the store, then run again"
+            ) from self._heart.failure
 
     def take(self, limit: int) -> list[Wanted]:
         """Lease requests that have no answer yet, in plan order; [] when none is free now or the budget is spent."""
@@ -132,6 +153,8 @@ class Desk:
         what other processes left; False when the run has nothing left to ask."""
         if self.stopping.is_set() or self.progress.is_out_of_budget or self._limit is not None:
             return False
+        if self._is_held_back and self.progress.num_in_flight == 0:
+            return self._wait_for_room()
         if self.has_new:
             return True
         return self.plan_more() > 0 or self._wait_for_leases()
@@ -141,36 +164,78 @@ class Desk:
         num_new = self._follow_ups()
         if num_new:
             self.progress.num_planned += num_new
-            self._after = -1
+            # What failed in this call is left to the next.
+            self._after, self._is_first_pass = -1, False
         return num_new
 
     def settle(self, answers: Sequence[Answer]) -> None:
-        """Commit answers, then read them: candidates, rejections and repairs."""
-        if not answers:
+        """Commit answers, then read them: candidates, rejections and repairs. What cannot be committed is kept for the
+        next call, or for the end."""
+        self._unsettled += [self._without_secret(answer) for answer in answers] if self._secret else answers
+        if not self._unsettled:
             return
-        if self._secret:
-            answers = [answer if answer.error is None else self._without_secret(answer) for answer in answers]
-        with self.store.write() as session:
-            spent = ledger.record(session, self.run_id, answers, facts=self._worst.facts, by_batch=self._worst.by_batch)
-        accepted = Accepted()
-        if self._reader is not None:
-            with self.store.write() as session:
-                items = ledger.harvestable_now(session, self.run_id, answers)
-                accepted = self._reader.read(session, items)
-        self._count(answers, spent, accepted)
+        recorded = self._record()
+        reader = self._reader
+        if reader is None:
+            accepted = Accepted()
+        else:
+            accepted = self._write(
+                lambda session: reader.read(session, ledger.harvestable_now(session, self.run_id, recorded))
+            )
+        self._count_accepted(accepted)
+        self._on_progress(self.progress)
+
+    def _record(self) -> list[Answer]:
+        answers, facts, by_batch = self._unsettled, self._worst.facts, self._worst.by_batch
+        spent = self._write(
+            lambda session: ledger.record(session, self.run_id, answers, facts=facts, by_batch=by_batch)
+        )
+        self._unsettled = []
+        self._count(answers, spent)
+        return answers
+
+    def lose(self, items: Sequence[Wanted]) -> list[Wanted]:
+        """Attempts that left and came to nothing may have been paid for: what was reserved for each counts as spent.
+
+        Returns those that may go again; the others go back to the ledger, since the budget has no room for them now.
+        """
+        kept, spent = self._write(
+            lambda session: leases.lose(session, self.run_id, items, worst=self._worst, room=self._room(session))
+        )
+        self.progress.spent_usd += spent.usd
+        self.progress.spent_tokens += spent.tokens
+        if len(kept) < len(items):
+            self.progress.num_in_flight -= len(items) - len(kept)
+            self._is_held_back = True
+            self.look_back(min(item.plan_index for item in items) - 1)
+        return kept
+
+    def without_key(self, raw: bytes) -> bytes:
+        """What a server sent, without the key, which some repeat: to be called before anything is parsed or cut."""
+        for form in self._key_forms:
+            if form in raw:
+                raw = raw.replace(form, b"[key]")
+        return raw
 
     def redacted(self, text: str) -> str:
-        """What a server said, without the key: some repeat it in their errors."""
+        """The same for a text."""
         return text.replace(self._secret, "[key]") if self._secret else text
 
     def _without_secret(self, answer: Answer) -> Answer:
-        return replace(answer, error=self.redacted(answer.error or ""))
+        texts: dict[str, Any] = {name: getattr(answer, name) for name in _TEXTS}
+        found: dict[str, Any] = {
+            name: self.redacted(text) for name, text in texts.items() if text and self._secret in text
+        }
+        return replace(answer, **found) if found else answer
+
+    def _write(self, work: Callable[[Session], _Result]) -> _Result:
+        return in_transaction(self.store, work)
 
     def give_back(self, items: Sequence[Wanted]) -> None:
         """Return requests that were taken and never sent."""
         if items:
-            with self.store.write() as session:
-                leases.release_leases(session, self.run_id, [item.request_id for item in items])
+            ids = [item.request_id for item in items]
+            self._write(lambda session: leases.release_leases(session, self.run_id, ids))
             self.progress.num_in_flight -= len(items)
 
     def look_back(self, plan_index: int) -> None:
@@ -180,10 +245,13 @@ class Desk:
     def read_waiting(self) -> int:
         """Read answers that are in the ledger and that this run has not read: from other runs, or from before."""
         after, num = -1, 0
-        while self._reader is not None:
-            with self.store.write() as session:
+        while (reader := self._reader) is not None and not self.stopping.is_set():
+
+            def read(session: Session, reader: Reader = reader, after: int = after) -> tuple[Any, Accepted]:
                 items = ledger.harvestable(session, self.run_id, after=after, limit=_READ_CHUNK)
-                accepted = self._reader.read(session, items) if items else Accepted()
+                return items, reader.read(session, items) if items else Accepted()
+
+            items, accepted = self._write(read)
             if not items:
                 return num
             after, num = items[-1].plan_index, num + len(items)
@@ -197,8 +265,8 @@ class Desk:
             add_rejections(session, self.run_id, [RejectedRow(subject, 0, reason, self.redacted(detail))])
 
     def _lease(self, limit: int) -> list[Wanted]:
-        with self.store.write() as session:
-            taken, is_stopped = leases.lease(
+        def lease(session: Session) -> tuple[list[Wanted], bool]:
+            return leases.lease(
                 session,
                 self.run_id,
                 limit=limit,
@@ -209,13 +277,42 @@ class Desk:
                 worst=self._worst,
                 room=self._room(session),
             )
+
+        taken, is_stopped = self._write(lease)
         if taken:
             self._after = taken[-1].plan_index
         self._is_held_back = is_stopped
-        # What is in flight may cost less than was reserved for it; only when nothing is left in flight is it final.
-        if is_stopped and not taken and self.progress.num_in_flight == 0:
+        # What is in flight, here or in another process, may cost less than was reserved for it: only when nothing is
+        # left in flight is it final.
+        if is_stopped and not taken and self.progress.num_in_flight == 0 and not self._others_at_work():
             self.progress.is_out_of_budget, self._is_held_back = True, False
         return taken
+
+    def _others_at_work(self) -> bool:
+        """Whether other processes hold requests of this run, and live."""
+        with self.store.read() as session:
+            holders = leases.open_work(session, self.run_id).holders
+        now = utc_now()
+        return any(
+            until > now for holder, until in holders
+            if holder != self.holder and not waits_for_outside(holder) and not is_dead(holder)
+        )  # fmt: skip
+
+    def _wait_for_room(self) -> bool:
+        """The budget is reserved to its end, some of it by others: wait until they have settled something, or left."""
+        before: tuple[float, float] | None = None
+        while not self.stopping.is_set():
+            with self.store.read() as session:
+                run = session.get_one(Run, self.run_id)
+                reserved = (run.reserved_usd, run.reserved_tokens)
+            if before not in (None, reserved) or not self._others_at_work():
+                self.progress.waiting_for = ""
+                return True
+            before = reserved
+            self.progress.waiting_for = "budget that other processes have reserved"
+            self._on_progress(self.progress)
+            self.stopping.wait(_LOOK_EVERY_S)
+        return False
 
     def _turn_back(self) -> bool:
         """Go back to where repairs were added, if there are any; what failed in this process is not asked again."""
@@ -229,7 +326,7 @@ class Desk:
         if budget is None:
             return Room(None, None)
         # Locked until the lease is committed: two processes must not both take the last of it.
-        run = session.get_one(Run, self.run_id, with_for_update=True)
+        run = session.get_one(Run, self.run_id, with_for_update={"key_share": True})
         tokens = None if budget.tokens is None else budget.tokens - run.spent_tokens - run.reserved_tokens
         return Room(tokens, None if budget.usd is None else budget.usd - run.spent_usd - run.reserved_usd)
 
@@ -245,8 +342,7 @@ class Desk:
             held = [row for row in open_work.holders if row[0] != self.holder and not waits_for_outside(row[0])]
             dead = [holder for holder, _ in held if is_dead(holder)]
             if dead:
-                with self.store.write() as session:
-                    leases.free_leases_of(session, dead)
+                self._write(lambda session, dead=dead: leases.free_leases_of(session, dead))  # type: ignore[misc]
             if open_work.num_pending or dead or any(until < utc_now() for _, until in held):
                 # Pending ones that could not be taken are being leased by another process at this very moment.
                 self.stopping.wait(0.02)
@@ -264,13 +360,7 @@ class Desk:
             self.stopping.wait(_LOOK_EVERY_S)
         return False
 
-    def _beat(self) -> None:
-        while not self._beating.wait(_HEARTBEAT_S):
-            if self.progress.num_in_flight:
-                with self.store.write() as session:
-                    leases.renew_leases(session, self.holder, self._lease_s)
-
-    def _count(self, answers: Sequence[Answer], spent: Spent, accepted: Accepted) -> None:
+    def _count(self, answers: Sequence[Answer], spent: Spent) -> None:
         progress = self.progress
         progress.spent_usd += spent.usd
         progress.spent_tokens += spent.tokens
@@ -281,8 +371,6 @@ class Desk:
             counts = ledger.token_counts(answer.usage)
             progress.input_tokens += counts["input_tokens"] or 0
             progress.cached_tokens += counts["cached_tokens"] or 0
-        self._count_accepted(accepted)
-        self._on_progress(progress)
 
     def _count_accepted(self, accepted: Accepted) -> None:
         if self._reader is None:
@@ -299,3 +387,9 @@ class Desk:
         if accepted.new_plan_indices:
             lowest = min(accepted.new_plan_indices)
             self._new_from = lowest if self._new_from is None else min(lowest, self._new_from)
+
+
+def _forms(key: str) -> tuple[bytes, ...]:
+    """The bytes of a key, and how JSON may write them."""
+    escaped = orjson.dumps(key)[1:-1]
+    return tuple(dict.fromkeys((key.encode(), escaped, escaped.replace(b"/", b"\\/"))))

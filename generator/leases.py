@@ -9,15 +9,16 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.tables.base import utc_now
 from db.tables.ledger import Request, RequestBody, RunRequest
-from generator.budget import Room, Spent, WorstCase, book, unreserve
+from generator.budget import Room, Spent, WorstCase, book_all, unreserve
 from generator.holders import BATCH
-from generator.ledger import Wanted
+from generator.ledger import FREED, Wanted
 
 
 def _is_free(*, is_failed_too: bool) -> ColumnElement[bool]:
@@ -35,7 +36,7 @@ def wanted(session: Session, run_id: int) -> Iterator[Wanted]:
         yield Wanted(key, custom_id, index, zlib.decompress(body))
 
 
-def _unread(run_id: int) -> Select[int, str, int, bytes, int | None, float | None]:
+def _unread(run_id: int) -> Select[int, str, int, bytes, int | None, float | None, int | None]:
     return (
         select(
             Request.id,
@@ -44,6 +45,7 @@ def _unread(run_id: int) -> Select[int, str, int, bytes, int | None, float | Non
             RequestBody.body,
             Request.reserved_tokens,
             Request.reserved_usd,
+            Request.reserved_by,
         )
         .join(RunRequest, RunRequest.request_id == Request.id)
         .join(RequestBody, RequestBody.request_id == Request.id)
@@ -67,32 +69,37 @@ def lease(
     """Take requests beyond plan index `after` for this holder alone, as far as the budget has room.
 
     Returns (requests, whether the budget stopped it). A lease that ran out is taken over; its reservation counts as
-    spent, since the answer that never came may have been paid for.
+    spent by the run that made it, since the answer that never came may have been paid for.
     """
     is_next = RunRequest.plan_index > after
     statement = _unread(run_id).where(is_next, _is_free(is_failed_too=is_failed_too)).limit(limit)
     if session.get_bind().dialect.name == "postgresql":
-        statement = statement.with_for_update(of=Request, skip_locked=True)
+        statement = statement.with_for_update(of=Request, skip_locked=True, key_share=True)
     taken: list[Wanted] = []
     costs: list[Spent] = []
-    lost, reserved, is_stopped = Spent(), Spent(), False
-    for key, custom_id, index, body, old_tokens, old_usd in session.execute(statement).all():
+    lost: dict[int, Spent] = {}
+    reserved, is_stopped = Spent(), False
+    for key, custom_id, index, body, old_tokens, old_usd, old_run in session.execute(statement).all():
         wire = zlib.decompress(body)
         cost = worst.of(wire)
         if not room.takes(cost):
             is_stopped = True
             break
         room = room.less(cost)
-        lost = lost.plus(Spent(old_tokens or 0, old_usd or 0.0))
+        if old_tokens or old_usd:
+            loser = run_id if old_run is None else old_run
+            lost[loser] = lost.get(loser, Spent()).plus(Spent(old_tokens or 0, old_usd or 0.0))
         reserved = reserved.plus(cost)
         taken.append(Wanted(key, custom_id, index, wire))
         costs.append(cost)
-    _mark(session, taken, costs, holder, lease_s)
-    book(session, run_id, spent=lost, reserved=reserved.less(lost))
+    _mark(session, run_id, taken, costs, holder, lease_s)
+    book_all(session, spent=lost, reserved={run_id: reserved}, freed=lost)
     return taken, is_stopped
 
 
-def _mark(session: Session, taken: Sequence[Wanted], costs: Sequence[Spent], holder: str, lease_s: float) -> None:
+def _mark(
+    session: Session, run_id: int, taken: Sequence[Wanted], costs: Sequence[Spent], holder: str, lease_s: float
+) -> None:
     if not taken:
         return
     requests = Request.__table__
@@ -106,22 +113,32 @@ def _mark(session: Session, taken: Sequence[Wanted], costs: Sequence[Spent], hol
         "lease_holder": holder,
         "reserved_tokens": bindparam("b_tokens"),
         "reserved_usd": bindparam("b_usd"),
+        "reserved_by": run_id,
     }
     change = update(requests).where(requests.c.id == bindparam("b_id"))  # type: ignore[arg-type]
     session.connection().execute(change.values(**values), rows)
 
 
 def renew_leases(session: Session, holder: str, lease_s: float) -> None:
-    """Put the clock of everything that this holder has in flight forward."""
-    mine = update(Request).where(Request.lease_holder == holder, Request.state == "leased")
-    session.execute(mine.values(leased_until=utc_now() + timedelta(seconds=lease_s)))
+    """Put the clock of everything that this holder has in flight forward; what is just being settled is left out."""
+    mine = select(Request.id).where(Request.lease_holder == holder, Request.state == "leased")
+    _change(session, mine, {"leased_until": utc_now() + timedelta(seconds=lease_s)}, skip_locked=True)
 
 
 def free_leases_of(session: Session, holders: Sequence[str]) -> int:
     """Let the clock of dead holders run out at once. Returns how many requests that frees."""
-    past = utc_now() - timedelta(seconds=1)
-    dead = update(Request).where(Request.lease_holder.in_(holders), Request.state == "leased")
-    return int(session.execute(dead.values(leased_until=past)).rowcount)  # type: ignore[attr-defined]
+    dead = select(Request.id).where(Request.lease_holder.in_(holders), Request.state == "leased")
+    return _change(session, dead, {"leased_until": utc_now() - timedelta(seconds=1)})
+
+
+def _change(session: Session, ids: Select[int], values: dict[str, Any], *, skip_locked: bool = False) -> int:
+    """Change these requests, which PostgreSQL locks in the order of their ids, as `ledger.record` does: in any other
+    order the two would wait for each other."""
+    if session.get_bind().dialect.name == "postgresql":
+        ids = ids.order_by(Request.id).with_for_update(skip_locked=skip_locked, key_share=True)
+    change = update(Request).where(Request.id.in_(ids)).values(**values)
+    result = session.execute(change, execution_options={"synchronize_session": False})
+    return int(result.rowcount)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +165,28 @@ def open_work(session: Session, run_id: int) -> OpenWork:
 
 def release_leases(session: Session, run_id: int, request_ids: Sequence[int]) -> None:
     """Give requests back that were leased and never sent, with their reservation."""
-    freed = unreserve(session, request_ids)
-    mine = update(Request).where(Request.id.in_(request_ids), Request.state == "leased")
-    session.execute(
-        mine.values(state="pending", leased_until=None, lease_holder=None, reserved_usd=None, reserved_tokens=None)
-    )
-    book(session, run_id, reserved=Spent(-freed.tokens, -freed.usd))
+    freed = unreserve(session, request_ids, run_id)
+    mine = select(Request.id).where(Request.id.in_(request_ids), Request.state == "leased")
+    _change(session, mine, {"state": "pending", **FREED})
+    book_all(session, spent={}, reserved={}, freed=freed)
+
+
+def lose(
+    session: Session, run_id: int, items: Sequence[Wanted], *, worst: WorstCase, room: Room
+) -> tuple[list[Wanted], Spent]:
+    """Attempts that left and came to nothing: what each has reserved counts as spent.
+
+    Returns (those that the budget lets go again, with a new reservation; what was spent). The others are given back.
+    """
+    kept, spent = [], Spent()
+    for item in items:
+        cost = worst.of(item.wire)
+        spent = spent.plus(cost)
+        if room.takes(cost):
+            room = room.less(cost)
+            kept.append(item)
+    again = {item.request_id for item in kept}
+    if given := [item.request_id for item in items if item.request_id not in again]:
+        release_leases(session, run_id, given)
+    book_all(session, spent={run_id: spent}, reserved={}, freed={})
+    return kept, spent

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
 from typing import Any
 
 import orjson
@@ -19,13 +20,21 @@ from db.insert import insert_missing
 from db.runs import Rejected, add_rejections
 from db.tables.base import utc_now
 from db.tables.ledger import Completion, CompletionBody, Request, RequestBody, RunRequest
-from generator.budget import Spent, book, unreserve
+from generator.budget import Spent, book_all, unreserve
 from generator.models import ModelFacts
 from generator.plan import Planned
 
 # Level 1 takes a fifth of the time of level 6 and leaves texts a tenth larger.
 _COMPRESSION = 1
 _LOOKUP = 500
+# Columns of a request that is leased to nobody.
+FREED = {
+    "leased_until": None,
+    "lease_holder": None,
+    "reserved_usd": None,
+    "reserved_tokens": None,
+    "reserved_by": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,8 @@ class Wanted:
 class Answer:
     """One attempt at a request: the text that came back, or the reason why none did.
 
-    `is_refusal`: the model answered, and its answer is that it will not, or nothing; asking the same again is no use.
+    `may_be_paid`: the request left and no answer came, so what was reserved for it counts as spent. `is_refusal`: the
+    model answered, and its answer is that it will not, or nothing; asking the same again is no use.
     """
 
     request_id: int
@@ -55,11 +65,20 @@ class Answer:
     text: str | None
     error: str | None = None
     is_refusal: bool = False
+    may_be_paid: bool = False
     status: int | None = None
     finish_reason: str | None = None
     model_reported: str | None = None
     usage: dict[str, Any] | None = None
     latency_s: float | None = None
+
+    @property
+    def is_cost_unknown(self) -> bool:
+        """Whether it was, or may have been, paid for and nobody said how much: no usage, or none that can be read."""
+        if self.text is None and self.status != 200:
+            return self.may_be_paid
+        counts = token_counts(self.usage)
+        return counts["input_tokens"] is None or counts["output_tokens"] is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +97,6 @@ class Harvestable:
     refused: str | None = None
 
 
-def request_digest(model: str, body: dict[str, Any], sample_index: int = 0) -> str:
-    """The identity of a request."""
-    return digest_of([model, canonical_json(body).decode(), sample_index])
-
-
 def enqueue(session: Session, run_id: int, planned: Sequence[Planned], model: str) -> int:
     """Put requests of a plan into the ledger and link them to the run. Returns how many are new to the run.
 
@@ -91,9 +105,11 @@ def enqueue(session: Session, run_id: int, planned: Sequence[Planned], model: st
     wires = [canonical_json(item.body) for item in planned]
     digests = [digest_of([model, wire.decode(), item.sample_index]) for wire, item in zip(wires, planned, strict=True)]
     now = utc_now()
+    # In one order for all: two processes that plan the same must not wait for each other's rows.
+    in_order = sorted(zip(digests, planned, strict=True), key=lambda pair: pair[0])
     rows = [
         {"digest": digest, "model": model, "sample_index": item.sample_index, "state": "pending", "created_at": now}
-        for digest, item in zip(digests, planned, strict=True)
+        for digest, item in in_order
     ]
     insert_missing(session, Request, rows)
     keys = _request_keys(session, digests)
@@ -102,7 +118,7 @@ def enqueue(session: Session, run_id: int, planned: Sequence[Planned], model: st
         RequestBody,
         [
             {"request_id": keys[digest], "body": zlib.compress(wire, _COMPRESSION)}
-            for digest, wire in zip(digests, wires, strict=True)
+            for digest, wire in sorted(zip(digests, wires, strict=True), key=lambda pair: keys[pair[0]])
         ],
     )
     links = [
@@ -154,8 +170,11 @@ def record(
 ) -> Spent:
     """Append the answers as attempts, settle what they cost, and mark their requests done or failed.
 
-    A request that is done stays done. Returns what these answers cost.
+    A request that is done stays done. One whose cost nobody told costs what was reserved for it: the worst case, so
+    that a budget holds against any server. Returns what these answers cost.
     """
+    # In one order for all: two transactions that lock the same rows must not wait for each other.
+    answers = sorted(answers, key=lambda answer: answer.request_id)
     ids = [answer.request_id for answer in answers]
     attempts = _attempts(session, ids)
     now = utc_now()
@@ -164,24 +183,26 @@ def record(
     for answer in answers:
         attempts[answer.request_id] = attempts.get(answer.request_id, 0) + 1
         row = _completion(answer, attempts[answer.request_id], now, facts, by_batch)
-        tokens += (row["input_tokens"] or 0) + (row["output_tokens"] or 0)
-        usd += row["cost_usd"] or 0.0
+        if not answer.is_cost_unknown:
+            tokens += (row["input_tokens"] or 0) + (row["output_tokens"] or 0)
+            usd += row["cost_usd"] or 0.0
         rows.append(row)
         if answer.text is not None:
             bodies.append((answer.request_id, row["attempt"], zlib.compress(answer.text.encode(), _COMPRESSION)))
     insert_missing(session, Completion, rows)
     _put_bodies(session, bodies)
-    freed = unreserve(session, ids)
+    freed = unreserve(session, ids, run_id)
+    unknown = unreserve(session, [answer.request_id for answer in answers if answer.is_cost_unknown], run_id)
     settled = [
         {"b_id": answer.request_id, "b_state": "failed" if answer.text is None else "done"} for answer in answers
     ]
     requests = Request.__table__
     state = case((requests.c.state == "done", "done"), else_=bindparam("b_state"))
     change = update(requests).where(requests.c.id == bindparam("b_id"))  # type: ignore[arg-type]
-    cleared = {"leased_until": None, "lease_holder": None, "reserved_usd": None, "reserved_tokens": None}
-    session.connection().execute(change.values(state=state, **cleared), settled)
-    book(session, run_id, spent=Spent(tokens, usd), reserved=Spent(-freed.tokens, -freed.usd))
-    return Spent(tokens, usd)
+    session.connection().execute(change.values(state=state, **FREED), settled)
+    spent = {**unknown, run_id: unknown.get(run_id, Spent()).plus(Spent(tokens, usd))}
+    book_all(session, spent=spent, reserved={}, freed=freed)
+    return reduce(Spent.plus, spent.values())
 
 
 def _attempts(session: Session, request_ids: Sequence[int]) -> dict[int, int]:

@@ -61,7 +61,7 @@ def ingest(desk: Desk, path: Path, on_bad_line: Callable[[BadLine], None], *, en
     Raises:
         GeneratorError: The file is missing or cannot be read to its end.
     """
-    for chunk in _chunks(read_lines(path)):
+    for chunk in _chunks(read_lines(path, desk.without_key)):
         lines = {line.custom_id: line for line in chunk if isinstance(line, Line)}
         with desk.store.read() as session:
             requests = _requests(session, desk.run_id, list(lines))
@@ -132,8 +132,8 @@ def request_line(item: Wanted) -> bytes:
     return orjson.dumps(line) + b"\n"
 
 
-def read_lines(path: Path) -> Iterator[Line | BadLine]:
-    """The lines of a completions file that name a request; everything else is a bad line.
+def read_lines(path: Path, clean: Callable[[bytes], bytes] = bytes) -> Iterator[Line | BadLine]:
+    """The lines of a completions file that name a request; everything else is a bad line. `clean` sees the bytes first.
 
     Raises:
         GeneratorError: The file is missing or cannot be read to its end.
@@ -144,7 +144,7 @@ def read_lines(path: Path) -> Iterator[Line | BadLine]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 if raw.strip():
-                    yield _line(raw, f"{path.name}:{number}")
+                    yield _line(clean(raw), f"{path.name}:{number}")
     except (OSError, EOFError) as error:
         raise GeneratorError(f"{path}: cannot be read to its end: {error}") from error
 

@@ -7,7 +7,6 @@ validate models for each of them.
 """
 
 import asyncio
-import email.utils
 import heapq
 import itertools
 import signal
@@ -17,8 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -26,7 +24,9 @@ import orjson
 
 from db.digest import counter_uniform
 from generator.desk import Desk
-from generator.engines.chat import chat_answer, error_message
+from generator.engines.chat import chat_answer
+from generator.engines.endpoint import Endpoint, Window
+from generator.engines.replies import Retry, refused
 from generator.errors import EngineStopped
 from generator.ledger import Answer, Wanted
 from generator.recipe import OpenAiEngine
@@ -35,63 +35,20 @@ ENGINE = "openai"
 _GROUP_SIZE = 256
 _GROUP_WAIT_S = 0.02
 _MAX_BACKOFF_S = 60.0
+# A server's wish to wait is honoured up to the first, and costs no attempt until a request has waited for the second.
+_LONGEST_WISH_S = 600.0
+_PATIENCE_S = 3_600.0
 # How long answers may still arrive after the engine had to stop.
 _LANDING_S = 5.0
-# The world is wrong, not the request: a wrong key, address or model would fail the next thousand in the same way.
-_FATAL = {401: "the key was refused", 403: "access was refused", 404: "no such address or model"}
-
-
-class Window:
-    """How many requests may be in flight: halved on overload, one more after a window's worth of successes."""
-
-    def __init__(self, largest: int) -> None:
-        self.largest, self.size, self._successes = largest, float(largest), 0
-        self._shrunk_at = float("-inf")
-
-    def shrink(self, *, sent_at: float, now: float) -> bool:
-        """Halve it, once for all requests that were in flight together: they tell of the same overload.
-
-        Returns whether this one was the first to tell.
-        """
-        if sent_at < self._shrunk_at:
-            return False
-        self.size, self._successes, self._shrunk_at = max(1.0, self.size / 2), 0, now
-        return True
-
-    def grow(self) -> None:
-        self._successes += 1
-        if self._successes >= self.size:
-            self.size, self._successes = min(self.largest, self.size + 1), 0
-
-
-@dataclass(slots=True)
-class _Endpoint:
-    """One base URL: its window, and whether it can still be asked."""
-
-    url: str
-    window: Window
-    in_flight: int = 0
-    paused_until: float = 0.0
-    unreachable_in_a_row: int = 0
-    lost: str | None = None
-
-    def has_room(self, now: float) -> bool:
-        """For one more."""
-        return self.lost is None and self.in_flight < int(self.window.size) and self.paused_until <= now
-
-    def keeps_room(self, now: float) -> bool:
-        """For another in the place of one that has just landed."""
-        return self.lost is None and self.in_flight <= int(self.window.size) and self.paused_until <= now
 
 
 @dataclass(frozen=True, slots=True)
-class _Retry:
-    """The server could not answer now; `after_s` is its own wish, or None."""
+class _Try:
+    """A request on its way: how often it failed, and how long it has waited as servers wished."""
 
-    reason: str
-    status: int | None
-    after_s: float | None = None
-    is_unreachable: bool = False
+    item: Wanted
+    attempts: int = 0
+    waited_s: float = 0.0
 
 
 def run(desk: Desk, engine: OpenAiEngine, key: str | None) -> None:
@@ -117,10 +74,12 @@ class _Asking:
         self.desk, self.engine = desk, engine
         self.headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         self.endpoints = [
-            _Endpoint(f"{url.rstrip('/')}/chat/completions", Window(engine.concurrency)) for url in engine.base_urls
+            Endpoint(f"{url.rstrip('/')}/chat/completions", Window(engine.concurrency)) for url in engine.base_urls
         ]
-        self.waiting: deque[tuple[Wanted, int]] = deque()
-        self.retries: list[tuple[float, int, Wanted, int]] = []
+        self.waiting: deque[_Try] = deque()
+        self.retries: list[tuple[float, int, _Try]] = []
+        self.lost: list[tuple[float, _Try]] = []
+        self.looked_at = 0.0
         self.answers: list[Answer] = []
         self.num_flying = 0
         self.has_more, self.is_done = True, False
@@ -131,7 +90,7 @@ class _Asking:
         self.failure: BaseException | None = None
 
     async def run(self) -> None:
-        self.changed = asyncio.Event()
+        self.changed, self.loop = asyncio.Event(), asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
         timeout = aiohttp.ClientTimeout(total=self.engine.timeout_s)
         connector = aiohttp.TCPConnector(limit=0)
@@ -165,17 +124,21 @@ class _Asking:
     def _is_over(self) -> bool:
         """At a stop only what is in flight is waited for; the rest is given back."""
         left = self.num_flying + len(self.answers)
-        return left == 0 and (self.desk.stopping.is_set() or not (self.retries or self.waiting))
+        return left == 0 and (self.desk.stopping.is_set() or not (self.retries or self.waiting or self.lost))
 
     def _desk_job(self) -> "asyncio.Future[None] | None":
-        """What the desk's thread does next: commit a group of answers, or lease more; None when there is nothing."""
+        """What the desk's thread does next: book what was lost, commit a group of answers, or lease more; None when
+        there is nothing."""
+        if self.lost and not self.desk.stopping.is_set():
+            lost, self.lost = self.lost, []
+            return self._at_desk(lambda: self._book_lost(lost))
         if len(self.answers) >= _GROUP_SIZE or (self.answers and not self._can_wait()):
             group, self.answers = self.answers, []
             return self._at_desk(lambda: self._settle(group))
         room = sum(int(e.window.size) for e in self.endpoints if e.lost is None)
         if self.has_more and len(self.waiting) < room:
             return self._at_desk(lambda: self._take(2 * room))
-        is_idle = not (self.num_flying or self.retries or self.waiting or self.answers)
+        is_idle = not (self.num_flying or self.retries or self.waiting or self.answers or self.lost)
         if is_idle and not self.has_more and not self.is_done and not self.desk.stopping.is_set():
             return self._at_desk(self._refill)
         return None
@@ -188,13 +151,21 @@ class _Asking:
         self.desk.settle(group)
         self.has_more = self.has_more or self.desk.has_new
 
+    def _book_lost(self, lost: list[tuple[float, _Try]]) -> None:
+        """Each attempt that was lost is booked before the next one leaves, if the budget lets it leave."""
+        kept = {item.request_id for item in self.desk.lose([attempt.item for _, attempt in lost])}
+        again = [(due, attempt) for due, attempt in lost if attempt.item.request_id in kept]
+        for due, attempt in again:
+            self.loop.call_soon_threadsafe(self._retry_at, due, attempt)
+        self.has_more = self.has_more or self.desk.has_new
+
     def _refill(self) -> None:
         self.has_more = self.desk.refill()
         self.is_done = not self.has_more
 
     def _take(self, limit: int) -> None:
         taken = self.desk.take(limit)
-        self.waiting.extend((item, 0) for item in taken)
+        self.waiting.extend(_Try(item) for item in taken)
         self.has_more = bool(taken)
 
     def _at_desk(self, work: Any) -> "asyncio.Future[None]":
@@ -204,8 +175,9 @@ class _Asking:
 
     async def _something_changes(self, desk_job: "asyncio.Future[None] | None") -> None:
         now = time.monotonic()
-        times = [self.retries[0][0]] if self.retries else []
-        times += [e.paused_until for e in self.endpoints if e.lost is None and e.paused_until > now]
+        # One that is due already waits for a place in a window, which wakes us by itself.
+        times = [self.retries[0][0]] if self.retries and self.retries[0][0] > self.looked_at else []
+        times += [e.paused_until for e in self.endpoints if e.lost is None and e.paused_until > self.looked_at]
         if self.answers and desk_job is None:
             times.append(self.first_answer_at + _GROUP_WAIT_S)
         wait_s = min(max(0.001, min(times, default=now + 0.5) - now), 0.5)
@@ -216,7 +188,7 @@ class _Asking:
 
     def _send(self) -> None:
         """Put as much in flight as the endpoints have room for; a retry that is due goes before new work."""
-        now = time.monotonic()
+        self.looked_at = now = time.monotonic()
         while True:
             is_retry = bool(self.retries) and self.retries[0][0] <= now
             if self.desk.stopping.is_set() or not (is_retry or self.waiting):
@@ -226,34 +198,36 @@ class _Asking:
                 return
             self.num_flying += 1
             endpoint.in_flight += 1
-            task = asyncio.get_running_loop().create_task(self._carry(endpoint, *self._next(now)))
+            task = asyncio.get_running_loop().create_task(self._carry(endpoint, self._next(now)))
             self.tasks.add(task)
             task.add_done_callback(self._landed)
 
-    def _next(self, now: float) -> tuple[Wanted, int]:
+    def _next(self, now: float) -> _Try:
         if self.retries and self.retries[0][0] <= now:
-            _, _, item, attempts = heapq.heappop(self.retries)
-            return item, attempts
+            return heapq.heappop(self.retries)[2]
         return self.waiting.popleft()
 
-    async def _carry(self, endpoint: _Endpoint, item: Wanted, attempts: int) -> None:
+    def _retry_at(self, due: float, attempt: _Try) -> None:
+        heapq.heappush(self.retries, (due, next(self._order), attempt))
+
+    async def _carry(self, endpoint: Endpoint, attempt: _Try) -> None:
         """One request after the other at this endpoint, as long as there is work and room: a task for each would cost
         as much as the rest of the bookkeeping."""
         try:
             while True:
-                await self._ask(endpoint, item, attempts)
+                await self._ask(endpoint, attempt)
                 if len(self.answers) >= _GROUP_SIZE:
                     self.changed.set()
                 now = time.monotonic()
                 is_due = bool(self.retries) and self.retries[0][0] <= now
                 if not (is_due or self.waiting) or self.desk.stopping.is_set() or not endpoint.keeps_room(now):
                     return
-                item, attempts = self._next(now)
+                attempt = self._next(now)
         finally:
             self.num_flying -= 1
             endpoint.in_flight -= 1
 
-    def _endpoint(self, now: float) -> _Endpoint | None:
+    def _endpoint(self, now: float) -> Endpoint | None:
         start = next(self._turn)
         around = (self.endpoints[(start + i) % len(self.endpoints)] for i in range(len(self.endpoints)))
         return next((endpoint for endpoint in around if endpoint.has_room(now)), None)
@@ -264,27 +238,27 @@ class _Asking:
             self.failure = task.exception()
         self.changed.set()
 
-    async def _ask(self, endpoint: _Endpoint, item: Wanted, attempts: int) -> None:
+    async def _ask(self, endpoint: Endpoint, attempt: _Try) -> None:
         sent_at = time.monotonic()
-        outcome = await self._attempt(endpoint, item)
+        outcome = await self._attempt(endpoint, attempt.item)
         if isinstance(outcome, Answer):
             endpoint.unreachable_in_a_row = 0
             if outcome.text is not None:
                 endpoint.window.grow()
             self._answered(outcome)
             return
-        self._failed(endpoint, item, attempts + 1, outcome, sent_at)
+        self._failed(endpoint, attempt, outcome, sent_at)
 
     def _answered(self, answer: Answer) -> None:
         if not self.answers:
             self.first_answer_at = time.monotonic()
         self.answers.append(answer)
 
-    def _failed(self, endpoint: _Endpoint, item: Wanted, attempts: int, retry: _Retry, sent_at: float) -> None:
+    def _failed(self, endpoint: Endpoint, attempt: _Try, retry: Retry, sent_at: float) -> None:
         now = time.monotonic()
-        if retry.status in _FATAL:
+        if retry.is_fatal:
             self._lose(endpoint, retry.reason)
-            heapq.heappush(self.retries, (now, next(self._order), item, attempts - 1))
+            self._retry_at(now, attempt)
             return
         is_first = endpoint.window.shrink(sent_at=sent_at, now=now)
         if is_first:
@@ -292,53 +266,55 @@ class _Asking:
         if endpoint.unreachable_in_a_row >= self.engine.max_attempts:
             self._lose(endpoint, f"{retry.reason}; start the server or mend base_url, then run again")
         if retry.after_s is not None:
-            endpoint.paused_until = max(endpoint.paused_until, now + min(retry.after_s, _MAX_BACKOFF_S))
-        if attempts < self.engine.max_attempts or retry.is_unreachable:
-            due = now + _pause(retry, item.request_id, attempts)
-            heapq.heappush(self.retries, (due, next(self._order), item, attempts))
+            endpoint.paused_until = max(endpoint.paused_until, now + min(retry.after_s, _LONGEST_WISH_S))
+        again = _after(attempt, retry)
+        if again.attempts < self.engine.max_attempts or retry.is_unreachable:
+            due = now + _pause(retry, again)
+            if retry.may_be_paid:
+                self.lost.append((due, again))
+            else:
+                self._retry_at(due, again)
             return
-        error = f"{retry.reason} ({attempts} attempts)"
-        self._answered(Answer(item.request_id, ENGINE, None, error=error, status=retry.status))
+        error = f"{retry.reason} ({again.attempts} attempts)"
+        request, may_be_paid = attempt.item.request_id, retry.may_be_paid
+        self._answered(Answer(request, ENGINE, None, error=error, may_be_paid=may_be_paid, status=retry.status))
 
-    def _lose(self, endpoint: _Endpoint, reason: str) -> None:
+    def _lose(self, endpoint: Endpoint, reason: str) -> None:
         endpoint.lost = reason
         if all(e.lost is not None for e in self.endpoints):
             self.failure = EngineStopped(self.desk.redacted(f"{endpoint.url}: {reason}"))
 
-    async def _attempt(self, endpoint: _Endpoint, item: Wanted) -> Answer | _Retry:
+    async def _attempt(self, endpoint: Endpoint, item: Wanted) -> Answer | Retry:
         start = time.monotonic()
         try:
             async with self.session.post(endpoint.url, data=item.wire) as response:
                 status = response.status
-                raw = await response.read()
-                wish = _retry_after(response.headers) if status == 429 or status >= 500 else None
+                raw = self.desk.without_key(await response.read())
         except aiohttp.ClientConnectorError as error:
-            return _Retry(f"cannot be reached: {error}", None, is_unreachable=True)
+            return Retry(f"cannot be reached: {error}", None, is_unreachable=True)
         except TimeoutError:
-            return _Retry(f"no answer within {self.engine.timeout_s:g} s", None)
+            return Retry(f"no answer within {self.engine.timeout_s:g} s", None, may_be_paid=True)
         except aiohttp.ClientError as error:
-            return _Retry(f"the connection broke: {error or type(error).__name__}", None)
-        if status in _FATAL:
-            return _Retry(f"answers {status}: {_FATAL[status]}: {raw[:200].decode(errors='replace')}", status)
-        if status == 429 or status >= 500:
-            return _Retry(f"status {status}", status, wish)
+            return Retry(f"the connection broke: {error or type(error).__name__}", None, may_be_paid=True)
         try:
             body: Any = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
-            return _Retry(f"the body is not JSON: {error}", status)
-        if status != 200:
-            told = error_message(body) or str(body)[:500]
-            return Answer(item.request_id, ENGINE, None, error=f"status {status}: {told}", status=status)
-        return chat_answer(item.request_id, ENGINE, body, status=status, latency_s=time.monotonic() - start)
+            body = None
+            if status == 200:
+                return Retry(f"the body is not JSON: {error}", None, may_be_paid=True)
+        if status == 200:
+            return chat_answer(item.request_id, ENGINE, body, status=status, latency_s=time.monotonic() - start)
+        return refused(item.request_id, ENGINE, status, body, raw, response.headers)
 
     async def _wind_up(self) -> None:
-        """Whatever happened: commit what came, give back what did not."""
+        """Whatever happened: commit what came, give back what did not leave. A lost attempt that is not booked yet is
+        left to its lease: whoever takes it over books it."""
         if self.tasks and not isinstance(self.failure, KeyboardInterrupt):
             await asyncio.wait(self.tasks, timeout=_LANDING_S)
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        left = [item for item, _ in self.waiting] + [retry[2] for retry in self.retries]
+        left = [attempt.item for attempt in (*self.waiting, *(attempt for _, _, attempt in self.retries))]
         await asyncio.get_running_loop().run_in_executor(self.desk_work, self.desk.settle, self.answers)
         await asyncio.get_running_loop().run_in_executor(self.desk_work, self.desk.give_back, left)
         self.desk_work.shutdown()
@@ -368,26 +344,16 @@ class _Asking:
             loop.remove_signal_handler(signal.SIGINT)
 
 
-def _pause(retry: _Retry, request_id: int, attempt: int) -> float:
-    """Seconds until the next attempt: the server's wish, else doubling, spread by a draw."""
-    if retry.after_s is not None:
-        return min(retry.after_s, _MAX_BACKOFF_S)
-    return float(min(0.5 * 2 ** (attempt - 1), _MAX_BACKOFF_S) * (0.5 + counter_uniform(0, request_id, attempt)))
+def _after(attempt: _Try, retry: Retry) -> _Try:
+    """The same request after another failure; to wait as the server wished costs no attempt, within patience."""
+    if retry.after_s and attempt.waited_s < _PATIENCE_S:
+        return replace(attempt, waited_s=attempt.waited_s + max(1.0, min(retry.after_s, _LONGEST_WISH_S)))
+    return replace(attempt, attempts=attempt.attempts + 1)
 
 
-def _retry_after(headers: Any) -> float | None:
-    """Retry-After in seconds, from milliseconds, a number or a date; None when it says nothing usable."""
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) * scale
-        except ValueError:
-            continue
-        return seconds if 0 <= seconds < float("inf") else None
-    value = headers.get("retry-after")
-    try:
-        return max(0.0, (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+def _pause(retry: Retry, again: _Try) -> float:
+    """Seconds until the next attempt: doubling, spread by a draw; none after a wish, for which the endpoint waits."""
+    if retry.after_s:
+        return 0.0
+    spread = 0.5 + counter_uniform(0, again.item.request_id, again.attempts)
+    return float(min(0.5 * 2 ** (again.attempts - 1), _MAX_BACKOFF_S) * spread)

@@ -273,8 +273,8 @@ class _Asking:
 
     def _settle(self) -> None:
         if self.answers:
-            self.desk.settle(self.answers)
-            self.answers = []
+            answers, self.answers = self.answers, []  # the desk keeps what it cannot commit
+            self.desk.settle(answers)
             self.has_more = self.has_more or self.desk.has_new
         self.settled_at = time.monotonic()
 

@@ -20,7 +20,7 @@ from db.tables.examples import Candidate
 from db.tables.ledger import Completion
 from db.tables.texts import Collection, CollectionQuery, Document, Qrel
 from db.texts import put_passages, put_queries
-from generator.engines.openai import Window
+from generator.engines.endpoint import Window
 from generator.errors import EngineStopped
 from generator.generation import generate
 from generator.recipe import GenerateRecipe
