@@ -9,10 +9,9 @@ Engines only carry requests and answers.
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-import orjson
 from sqlalchemy.orm import Session
 
 from db.runs import Rejected as RejectedRow
@@ -28,6 +27,7 @@ from generator.heartbeat import Heartbeat
 from generator.holders import is_dead, this_process, waits_for_outside
 from generator.ledger import Answer, Harvestable, Wanted
 from generator.recipe import Budget
+from generator.secret import Secret
 from generator.writing import first_line, in_transaction
 
 # A heartbeat may wait a minute for SQLite's lock, and a second time: the lease has to outlast both.
@@ -36,8 +36,8 @@ _READ_CHUNK = 200
 _LOOK_EVERY_S = 0.25
 # Another process reads what it has recorded within this time, or is gone.
 _READS_WITHIN_S = 5.0
-_SHORTEST_KEY = 8
-_TEXTS = ("text", "error", "finish_reason", "model_reported")
+# So many answers tell whether a run is worth its money.
+_ENOUGH_TO_JUDGE = 50
 _Result = TypeVar("_Result")
 
 
@@ -50,6 +50,7 @@ class Progress:
     num_new: int = 0
     num_in_flight: int = 0
     num_accepted: int = 0
+    num_failed: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     cells: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -59,7 +60,14 @@ class Progress:
     cached_tokens: int = 0
     num_suspect: int = 0
     is_out_of_budget: bool = False
+    is_mostly_rejected: bool = False
     waiting_for: str = ""
+
+    @property
+    def share_rejected(self) -> float:
+        """Of the answers that this process has read or that never came, 0 to 1."""
+        num = sum(self.outcomes.values()) + self.num_failed
+        return (self.outcomes["rejected"] + self.num_failed) / num if num else 0.0
 
 
 class Reader(Protocol):
@@ -76,7 +84,8 @@ class Desk:
     """Takes and settles for one run and one process. All methods may be called from one thread at a time.
 
     Without `reader` answers are recorded, and reading them is left to whoever asked. With `limit` no more than this
-    many requests are taken: a pilot. `secret` never reaches the store, whatever a server repeats of it.
+    many requests are taken: a pilot. Above `max_rejected`, a share of the answers, the run stops. `secret` never
+    reaches the store, whatever a server repeats of it.
     """
 
     def __init__(
@@ -91,6 +100,7 @@ class Desk:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         lease_s: float = _LEASE_S,
         limit: int | None = None,
+        max_rejected: float | None = None,
         secret: str | None = None,
     ) -> None:
         self.store, self.run_id, self._reader, self._worst, self._budget = store, run_id, reader, worst, budget
@@ -98,9 +108,7 @@ class Desk:
         self.progress = Progress()
         self.holder = this_process()
         self._follow_ups, self._on_progress, self._lease_s = follow_ups, on_progress, lease_s
-        # A shorter one is no key but a word that stands in for one ("none"), and stands in honest texts.
-        self._limit, self._secret = limit, secret if secret and len(secret) >= _SHORTEST_KEY else ""
-        self._key_forms = _forms(self._secret) if self._secret else ()
+        self._limit, self._max_rejected, self.secret = limit, max_rejected, Secret(secret)
         self._after, self._is_first_pass = -1, True
         self._new_from: int | None = None
         self._is_held_back = False
@@ -171,7 +179,7 @@ class Desk:
     def settle(self, answers: Sequence[Answer]) -> None:
         """Commit answers, then read them: candidates, rejections and repairs. What cannot be committed is kept for the
         next call, or for the end."""
-        self._unsettled += [self._without_secret(answer) for answer in answers] if self._secret else answers
+        self._unsettled += [self.secret.out_of_answer(answer) for answer in answers]
         if not self._unsettled:
             return
         recorded = self._record()
@@ -210,24 +218,6 @@ class Desk:
             self.look_back(min(item.plan_index for item in items) - 1)
         return kept
 
-    def without_key(self, raw: bytes) -> bytes:
-        """What a server sent, without the key, which some repeat: to be called before anything is parsed or cut."""
-        for form in self._key_forms:
-            if form in raw:
-                raw = raw.replace(form, b"[key]")
-        return raw
-
-    def redacted(self, text: str) -> str:
-        """The same for a text."""
-        return text.replace(self._secret, "[key]") if self._secret else text
-
-    def _without_secret(self, answer: Answer) -> Answer:
-        texts: dict[str, Any] = {name: getattr(answer, name) for name in _TEXTS}
-        found: dict[str, Any] = {
-            name: self.redacted(text) for name, text in texts.items() if text and self._secret in text
-        }
-        return replace(answer, **found) if found else answer
-
     def _write(self, work: Callable[[Session], _Result]) -> _Result:
         return in_transaction(self.store, work)
 
@@ -262,7 +252,7 @@ class Desk:
     def reject(self, subject: str, reason: str, detail: str) -> None:
         """Record something that could not even be an answer."""
         with self.store.write() as session:
-            add_rejections(session, self.run_id, [RejectedRow(subject, 0, reason, self.redacted(detail))])
+            add_rejections(session, self.run_id, [RejectedRow(subject, 0, reason, self.secret.out_of(detail))])
 
     def _lease(self, limit: int) -> list[Wanted]:
         def lease(session: Session) -> tuple[list[Wanted], bool]:
@@ -367,15 +357,16 @@ class Desk:
         progress.num_in_flight = max(0, progress.num_in_flight - len(answers))
         progress.num_new += len(answers)
         progress.num_answered += sum(answer.text is not None for answer in answers)
+        progress.num_failed += sum(answer.text is None and not answer.is_refusal for answer in answers)
         for answer in answers:
             counts = ledger.token_counts(answer.usage)
             progress.input_tokens += counts["input_tokens"] or 0
             progress.cached_tokens += counts["cached_tokens"] or 0
 
     def _count_accepted(self, accepted: Accepted) -> None:
+        progress = self.progress
         if self._reader is None:
             return
-        progress = self.progress
         progress.outcomes.update(accepted.outcomes)
         progress.reasons.update(accepted.reasons)
         progress.num_accepted += accepted.num_accepted
@@ -387,9 +378,8 @@ class Desk:
         if accepted.new_plan_indices:
             lowest = min(accepted.new_plan_indices)
             self._new_from = lowest if self._new_from is None else min(lowest, self._new_from)
-
-
-def _forms(key: str) -> tuple[bytes, ...]:
-    """The bytes of a key, and how JSON may write them."""
-    escaped = orjson.dumps(key)[1:-1]
-    return tuple(dict.fromkeys((key.encode(), escaped, escaped.replace(b"/", b"\\/"))))
+        num = sum(progress.outcomes.values()) + progress.num_failed
+        limit = self._max_rejected
+        if limit is not None and num >= _ENOUGH_TO_JUDGE and progress.share_rejected > limit:
+            progress.is_mostly_rejected = True
+            self.stopping.set()

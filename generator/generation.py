@@ -29,6 +29,7 @@ from generator.prompt_pack import PromptPack
 from generator.recipe import CellPlan, GenerateRecipe, OpenAiBatchEngine, TaskPlan
 
 _CHUNK = 200
+_MAX_FAILURES = 10
 _Item = TypeVar("_Item")
 
 
@@ -42,6 +43,7 @@ class GenerateReport:
     num_new_answers: int = 0
     num_waiting: int = 0
     num_failed: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     num_accepted: int = 0
     num_suspect: int = 0
@@ -80,8 +82,8 @@ def generate(
     """Bring the run of this recipe as far as its engine's answers allow; with `limit`, by that many answers: a pilot.
 
     Raises:
-        GeneratorError: The plan cannot be made, the model was switched off, or more completions were refused than the
-            recipe allows.
+        GeneratorError: The plan cannot be made, the model was switched off, or more was refused or failed than the
+            recipe allows: then the run stops as soon as some fifty answers tell so.
         EngineStopped: The engine cannot go on; the run resumes when called again.
     """
     helpers = helpers or Helpers()
@@ -107,6 +109,7 @@ def generate(
         follow_ups=lambda: _follow_up(store, run_id, recipe, planner),
         on_progress=on_progress,
         limit=limit,
+        max_rejected=recipe.max_rejected,
         secret=key,
     )
     desk.progress.spent_usd, desk.progress.spent_tokens = spent
@@ -117,7 +120,7 @@ def generate(
     report.num_new_answers = desk.progress.num_new
     report.is_out_of_budget, report.is_stopped = desk.progress.is_out_of_budget, desk.stopping.is_set()
     _summarise(store, run_id, report)
-    _close(store, run_id, recipe, report)
+    _close(store, run_id, recipe, report, desk.progress)
     return report
 
 
@@ -270,6 +273,8 @@ def _summarise(store: Store, run_id: int, report: GenerateReport) -> None:
         report.num_planned = sum(num for *_, num, _ in links)
         reasons = select(Rejection.reason, func.count()).where(Rejection.run_id == run_id).group_by(Rejection.reason)
         report.refused = dict(sorted((reason, num) for reason, num in session.execute(reasons)))
+        if report.num_failed:
+            report.failures = _failures(session, run_id)
         _sum_tokens(session, run_id, report)
         for notes in session.scalars(
             select(RunRequest.notes).where(RunRequest.run_id == run_id, RunRequest.notes.is_not(None)),
@@ -297,9 +302,36 @@ def _sum_tokens(session: Session, run_id: int, report: GenerateReport) -> None:
     report.spent_usd = run.spent_usd if facts_of(run.recipe["model"]).has_price else None
 
 
-def _close(store: Store, run_id: int, recipe: GenerateRecipe, report: GenerateReport) -> None:
-    read = sum(report.outcomes.values())
-    share = report.outcomes.get("rejected", 0) / read if read else 0.0
+def _failures(session: Session, run_id: int) -> dict[str, int]:
+    """What the last attempts at the requests that failed say, the commonest first."""
+    newest = (
+        select(func.max(Completion.attempt))
+        .where(Completion.request_id == RunRequest.request_id)
+        .correlate(RunRequest)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(Completion.error, func.count())
+        .join(RunRequest, RunRequest.request_id == Completion.request_id)
+        .join(Request, Request.id == RunRequest.request_id)
+        .where(
+            RunRequest.run_id == run_id,
+            RunRequest.outcome.is_(None),
+            Request.state == "failed",
+            Completion.attempt == newest,
+        )
+        .group_by(Completion.error)
+        .order_by(func.count().desc(), Completion.error)
+        .limit(_MAX_FAILURES)
+    )
+    return {error or "no reason given": num for error, num in rows}
+
+
+def _close(store: Store, run_id: int, recipe: GenerateRecipe, report: GenerateReport, progress: Progress) -> None:
+    num = sum(report.outcomes.values()) + report.num_failed
+    share = (report.outcomes.get("rejected", 0) + report.num_failed) / num if num else 0.0
+    if progress.is_mostly_rejected:
+        share = max(share, progress.share_rejected)
     failed = share > recipe.max_rejected
     state = "failed" if failed else "running" if report.num_waiting or report.num_failed else "finished"
     totals = report.to_dict()
@@ -307,9 +339,29 @@ def _close(store: Store, run_id: int, recipe: GenerateRecipe, report: GenerateRe
         totals.pop(fleeting)
     with store.write() as session:
         finish_run(session, session.get_one(Run, run_id), totals, state=state)
+        why = _commonest(session, run_id, report) if failed else ""
     if failed:
-        top = Counter(report.refused).most_common(1)[0][0]
-        raise GeneratorError(
-            f"{share:.0%} of the completions were refused, above max_rejected = {recipe.max_rejected:.0%} "
-            f"(most: {top}); nothing is lost: see 'gradus status', then mend the prompt or raise max_rejected"
+        early = (
+            f"; stopped with {report.num_waiting:,} not asked"
+            if progress.is_mostly_rejected and report.num_waiting
+            else ""
         )
+        raise GeneratorError(
+            f"{share:.0%} of the completions were refused or failed, above max_rejected = {recipe.max_rejected:.0%} "
+            f"(most: {why}){early}; nothing is lost: see 'gradus status', then mend the prompt or raise max_rejected"
+        )
+
+
+def _commonest(session: Session, run_id: int, report: GenerateReport) -> str:
+    """The commonest reason of what was refused or failed, with an example."""
+    refused = Counter(report.refused).most_common(1)
+    if not refused or report.num_failed > refused[0][1]:
+        return f"failed, {next(iter(report.failures), 'no reason given')[:200]}"
+    reason = refused[0][0]
+    example = session.execute(
+        select(Rejection.subject, Rejection.detail)
+        .where(Rejection.run_id == run_id, Rejection.reason == reason)
+        .order_by(Rejection.id.desc())
+        .limit(1)
+    ).one()
+    return f"{reason}, as in {example.subject}: {example.detail[:200]}"

@@ -119,6 +119,12 @@ def _end(report: "GenerateReport") -> None:
             f"the budget is spent: {report.num_waiting:,} request(s) were not asked; raise [budget] to go on, "
             "what was answered is not paid for again"
         )
+    if report.num_failed:
+        reason = next(iter(report.failures))
+        raise AppError(
+            f"{report.num_failed:,} request(s) failed for good, most with: {reason[:300]}; all that was answered is "
+            "stored, run it again to ask these again"
+        )
     if report.bad_lines:
         first = report.bad_lines[0]
         raise AppError(

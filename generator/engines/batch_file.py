@@ -61,7 +61,7 @@ def ingest(desk: Desk, path: Path, on_bad_line: Callable[[BadLine], None], *, en
     Raises:
         GeneratorError: The file is missing or cannot be read to its end.
     """
-    for chunk in _chunks(read_lines(path, desk.without_key)):
+    for chunk in _chunks(read_lines(path, desk.secret.out_of_bytes)):
         lines = {line.custom_id: line for line in chunk if isinstance(line, Line)}
         with desk.store.read() as session:
             requests = _requests(session, desk.run_id, list(lines))

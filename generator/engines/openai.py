@@ -282,14 +282,14 @@ class _Asking:
     def _lose(self, endpoint: Endpoint, reason: str) -> None:
         endpoint.lost = reason
         if all(e.lost is not None for e in self.endpoints):
-            self.failure = EngineStopped(self.desk.redacted(f"{endpoint.url}: {reason}"))
+            self.failure = EngineStopped(self.desk.secret.out_of(f"{endpoint.url}: {reason}"))
 
     async def _attempt(self, endpoint: Endpoint, item: Wanted) -> Answer | Retry:
         start = time.monotonic()
         try:
             async with self.session.post(endpoint.url, data=item.wire) as response:
                 status = response.status
-                raw = self.desk.without_key(await response.read())
+                raw = self.desk.secret.out_of_bytes(await response.read())
         except aiohttp.ClientConnectorError as error:
             return Retry(f"cannot be reached: {error}", None, is_unreachable=True)
         except TimeoutError:

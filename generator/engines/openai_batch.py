@@ -65,7 +65,7 @@ def _translated(desk: Desk, engine: OpenAiBatchEngine) -> Iterator[None]:
     except openai.APIConnectionError as error:
         raise EngineStopped(f"{engine.base_url}: cannot be reached ({error.__cause__ or error}); run again") from error
     except openai.APIStatusError as error:
-        told = desk.redacted(str(error))[:300]
+        told = desk.secret.out_of(str(error))[:300]
         raise EngineStopped(f"{engine.base_url} answers {error.status_code}: {told}") from None
 
 
@@ -231,7 +231,7 @@ def _end(desk: Desk, batch: VendorBatch, found: Any) -> None:
         desk.look_back(-1)
         return
     told = "; ".join(str(error.message) for error in (found.errors.data if found.errors else None) or [])
-    told = desk.redacted(told)
+    told = desk.secret.out_of(told)
     _update(desk, batch, state="failed", error=told)
     raise EngineStopped(
         f"the vendor refused batch {batch.external_id}: {told or 'no reason given'}; run again to resend"

@@ -1,219 +1,286 @@
-"""The live engine against a real server on loopback: overload, garbage, wrong keys, and a SIGKILL in the middle."""
+"""The live engine against a real server on loopback: overload, garbage, wrong keys, lost answers, and a SIGKILL."""
 
-import os
+import email.utils
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-import orjson
 import pytest
 from sqlalchemy import func, select
 
 from db.store import Store
 from db.tables.examples import Candidate
-from db.tables.ledger import Completion
-from db.tables.texts import Collection, CollectionQuery, Document, Qrel
-from db.texts import put_passages, put_queries
+from db.tables.ledger import Completion, Request, Run
 from generator.engines.endpoint import Window
-from generator.errors import EngineStopped
+from generator.engines.replies import retry_after
+from generator.errors import EngineStopped, GeneratorError
 from generator.generation import generate
-from generator.recipe import GenerateRecipe
 
 ROOT = Path(__file__).parents[2]
 NUM = 60
 
 
-class Server(ThreadingHTTPServer):
-    """Counts how often each prompt is asked; `faults` are statuses to answer first, once each."""
+def failing_first(toolbox: Any, replies: list[Any]) -> Callable[[dict[str, Any], int], Any]:
+    """These replies to the first that come, good ones to the rest."""
+    lock = threading.Lock()
 
-    daemon_threads = True
-    request_queue_size = 256
+    def script(body: dict[str, Any], turn: int) -> Any:
+        with lock:
+            if replies:
+                return replies.pop(0)
+        return toolbox.Reply(toolbox.negatives_for(body))
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: Counter[str] = Counter()
-        self.faults: list[int] = []
-        self.garbage_for: set[str] = set()
-        self.delay_s = 0.0
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+    return script
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
-        prompt = body["messages"][0]["content"]
-        with self.server.lock:
-            status = self.server.faults.pop() if self.server.faults else 200
-            if status == 200:
-                self.server.asked[prompt] += 1
-        time.sleep(self.server.delay_s)
-        if status != 200:
-            self._reply(status, {"error": {"message": f"scripted {status}"}})
-            return
-        text = "no json" if any(word in prompt for word in self.server.garbage_for) else _negatives(prompt)
-        message = {"role": "assistant", "content": text}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}
-        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-        self._reply(200, {"model": "served", "choices": choices, "usage": usage})
-
-    def _reply(self, status: int, body: object) -> None:
-        data = orjson.dumps(body)
-        self.send_response(status)
-        self.send_header("content-length", str(len(data)))
-        if status == 429:
-            self.send_header("retry-after", "0.05")
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None: ...
+def status(toolbox: Any, number: int, **headers: str) -> Any:
+    return toolbox.Reply(status=number, body={"error": {"message": f"scripted {number}"}}, headers=headers)
 
 
-def _negatives(prompt: str) -> str:
-    mark = prompt.rpartition("<query>")[2].partition("</query>")[0]
-    negatives = [
-        {
-            "similarity_level": level, "violated_requirement": "r", "plan": "p",
-            "text": f"about {mark}, number {place}", "self_check": {"answers_query": False, "reason": ""},
-        }
-        for place, level in enumerate(["high", "medium", "medium", "low"])
-    ]  # fmt: skip
-    return orjson.dumps({"reflection": {}, "negatives": negatives}).decode()
+def spent(store: Store) -> tuple[int, int]:
+    with store.read() as session:
+        run = session.scalars(select(Run)).one()
+        return run.spent_tokens, run.reserved_tokens
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
-
-
-def fill(store: Store, num: int = NUM) -> None:
-    with store.write() as session:
-        collection = Collection(name="toy", kind="beir")
-        session.add(collection)
-        session.flush()
-        passages = put_passages(session, [f"positive {n}" for n in range(num)])
-        queries = put_queries(session, [f"query {n}!" for n in range(num)])
-        for n in range(num):
-            document = Document(collection_id=collection.id, external_id=f"d{n}", passage_id=passages[n])
-            query = CollectionQuery(collection_id=collection.id, external_id=f"q{n}", query_id=queries[n])
-            session.add_all([document, query])
-            session.flush()
-            session.add(Qrel(collection_query_id=query.id, document_id=document.id, split="train", relevance=1))
-
-
-def recipe(server: Server, **engine: object) -> GenerateRecipe:
-    return GenerateRecipe.model_validate(
-        {
-            "name": "live", "model": "m", "pack": "v1", "max_repairs": 0,
-            "plan": {
-                "source": "pairs", "entry": "graded_negatives",
-                "collection": "toy", "split": "train", "num": NUM, "task_instruction": "Match.",
-                "attributes": {
-                    "domain": ["a", "b", "c"], "education_level": ["x", "y"], "length": ["l"], "language": ["English"],
-                },
-            },
-            "engine": {"kind": "openai", "base_url": server.url, "concurrency": 8, "timeout_s": 20, **engine},
-        }
-    )  # fmt: skip
-
-
-def test_every_request_is_asked_once_through_overload(store: Store, server: Server) -> None:
-    fill(store)
-    server.faults = [429, 500, 503, 429, 502]
-    report = generate(store, recipe(server))
+def test_every_request_is_asked_once_through_overload(store: Store, model_server: Any, toolbox: Any) -> None:
+    toolbox.fill(store, NUM)
+    model_server.script = failing_first(toolbox, [status(toolbox, number) for number in (429, 500, 503, 408, 425, 502)])
+    recipe = toolbox.recipe_for(model_server)
+    report = generate(store, recipe)
     assert (report.num_waiting, report.outcomes) == (0, {"accepted": NUM})
-    assert set(server.asked.values()) == {1} and len(server.asked) == NUM
-    generate(store, recipe(server))
-    assert sum(server.asked.values()) == NUM
+    assert set(model_server.answered.values()) == {1} and len(model_server.answered) == NUM
+    generate(store, recipe)
+    assert sum(model_server.came.values()) == NUM + 6
     with store.read() as session:
         assert session.scalar(select(func.count()).select_from(Candidate)) == 5 * NUM
         tokens = select(func.sum(Completion.input_tokens), func.sum(Completion.cached_tokens))
         assert tuple(session.execute(tokens).one()) == (10 * NUM, 4 * NUM)
 
 
-def test_attributes_are_balanced_over_their_combinations(store: Store, server: Server) -> None:
-    fill(store)
-    generate(store, recipe(server))
-    cells = Counter((p.partition("expert in ")[2][0], p.partition("education level: ")[2][0]) for p in server.asked)
+def test_attributes_are_balanced_over_their_combinations(store: Store, model_server: Any, toolbox: Any) -> None:
+    toolbox.fill(store, NUM)
+    generate(store, toolbox.recipe_for(model_server))
+    prompts = [toolbox.prompt_of(body) for body in model_server.bodies]
+    cells = Counter((p.partition("expert in ")[2][0], p.partition("education level: ")[2][0]) for p in prompts)
     assert len(cells) == 6 and set(cells.values()) == {NUM // 6}
 
 
-def test_garbage_is_a_row_with_a_reason_and_too_much_of_it_fails_the_run(store: Store, server: Server) -> None:
-    fill(store)
-    server.garbage_for = {"query 7!", "query 9!"}
-    report = generate(store, recipe(server))
+def test_garbage_is_a_row_with_a_reason(store: Store, model_server: Any, toolbox: Any) -> None:
+    toolbox.fill(store, NUM)
+    model_server.script = failing_first(toolbox, [toolbox.Reply("no json")] * 2)
+    report = generate(store, toolbox.recipe_for(model_server))
     assert report.outcomes == {"accepted": NUM - 2, "rejected": 2} and report.refused == {"not_json": 2}
 
 
-@pytest.mark.parametrize(("status", "told"), [(401, "key"), (404, "model")])
-def test_a_wrong_key_or_model_stops_the_run_and_it_resumes(
-    store: Store, server: Server, status: int, told: str
+def test_too_much_garbage_stops_the_run_early_and_says_why(store: Store, model_server: Any, toolbox: Any) -> None:
+    num = 400
+    toolbox.fill(store, num)
+    model_server.script = lambda body, turn: toolbox.Reply("no json", delay_s=0.005)
+    recipe = toolbox.recipe_for(model_server, num=num, max_rejected=0.2)
+    with pytest.raises(GeneratorError, match=r"100% of the completions .* 20% \(most: not_json, as in .* not asked"):
+        generate(store, recipe)
+    # About fifty answers tell, and what is in flight or about to be committed by then lands.
+    assert sum(model_server.came.values()) < num // 2
+    with store.read() as session:
+        states = {state: n for state, n in session.execute(select(Request.state, func.count()).group_by(Request.state))}
+        assert session.scalars(select(Run.state)).one() == "failed"
+    assert states["done"] == sum(model_server.came.values()) and sum(states.values()) == num
+
+
+def test_a_few_rejected_answers_stop_nothing(store: Store, model_server: Any, toolbox: Any) -> None:
+    """The first ten are garbage: far more than the limit of those read so far, too few to tell."""
+    toolbox.fill(store, NUM)
+    model_server.script = failing_first(toolbox, [toolbox.Reply("no json")] * 10)
+    report = generate(store, toolbox.recipe_for(model_server, max_rejected=0.2, engine={"concurrency": 1}))
+    assert report.outcomes == {"accepted": NUM - 10, "rejected": 10}
+
+
+def test_failures_count_as_what_the_run_may_not_have(store: Store, model_server: Any, toolbox: Any) -> None:
+    toolbox.fill(store, NUM)
+    model_server.script = lambda body, turn: status(toolbox, 400)
+    with pytest.raises(GeneratorError, match=r"100% .* \(most: failed, status 400: scripted 400\)"):
+        generate(store, toolbox.recipe_for(model_server))
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(401, "invalid_api_key", "key"), (404, "no_model", "model"), (402, "balance", "out of credit"),
+     (429, "insufficient_quota", "out of credit")],
+)  # fmt: skip
+def test_what_would_fail_every_request_stops_the_run_at_once_and_it_resumes(
+    store: Store, model_server: Any, toolbox: Any, number: int, code: str, told: str
 ) -> None:
-    fill(store)
-    server.faults = [status] * 50
-    with pytest.raises(EngineStopped, match=told):
-        generate(store, recipe(server))
-    server.faults = []
-    assert generate(store, recipe(server)).num_waiting == 0
-    assert set(server.asked.values()) == {1}
+    toolbox.fill(store, NUM)
+    error = {"error": {"message": "You exceeded your current quota", "type": code, "code": code}}
+    model_server.script = lambda body, turn: toolbox.Reply(status=number, body=error)
+    recipe = toolbox.recipe_for(model_server)
+    with pytest.raises(EngineStopped, match=told) as stopped:
+        generate(store, recipe)
+    assert len(str(stopped.value).splitlines()) == 1
+    assert sum(model_server.came.values()) <= 8  # one window
+    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body))
+    assert generate(store, recipe).outcomes == {"accepted": NUM}
+    assert set(model_server.answered.values()) == {1}
 
 
-def test_an_unreachable_server_is_one_clear_error(store: Store, server: Server) -> None:
-    fill(store, 60)
-    lost = recipe(server, base_url="http://127.0.0.1:9/v1", max_attempts=1)
+def test_an_unreachable_server_is_one_clear_error(store: Store, model_server: Any, toolbox: Any) -> None:
+    toolbox.fill(store, NUM)
+    engine = {"base_url": "http://127.0.0.1:9/v1", "max_attempts": 1}
     with pytest.raises(EngineStopped, match="start the server"):
-        generate(store, lost)
+        generate(store, toolbox.recipe_for(model_server, engine=engine))
 
 
-def test_a_bad_request_is_given_up_alone(store: Store, server: Server) -> None:
-    fill(store)
-    server.faults = [400]
-    report = generate(store, recipe(server))
+def test_a_bad_request_is_given_up_alone(store: Store, model_server: Any, toolbox: Any) -> None:
+    toolbox.fill(store, NUM)
+    model_server.script = failing_first(toolbox, [status(toolbox, 400)])
+    recipe = toolbox.recipe_for(model_server)
+    report = generate(store, recipe)
     assert report.num_failed == 1 and report.outcomes == {"accepted": NUM - 1}
-    assert generate(store, recipe(server)).num_waiting == 0
+    assert report.failures == {"status 400: scripted 400": 1}
+    again = generate(store, recipe)
+    assert (again.num_waiting, again.num_failed, again.failures) == (0, 0, {})
 
 
-def test_killed_in_the_middle_it_pays_at_most_the_window_twice(tmp_path: Path, server: Server) -> None:
+def test_what_failed_is_left_to_the_next_call(store: Store, model_server: Any, toolbox: Any) -> None:
+    """Refills plan more within the call; what failed in it is not asked again by the way."""
+    toolbox.fill(store, 40)
+    asked: Counter[str] = Counter()
+
+    def script(body: dict[str, Any], turn: int) -> Any:
+        query = toolbox.between(toolbox.prompt_of(body), "query")
+        if int(query.split()[1][:-1]) % 4 == 0:
+            asked[query] += 1
+            return status(toolbox, 400)
+        return toolbox.Reply(toolbox.negatives_for(body, 3 if turn == 0 else 4))
+
+    model_server.script = script
+    plan = {
+        "source": "pairs", "entry": "graded_negatives", "collection": "toy", "split": "train",
+        "task_instruction": "Match.", "accepted_per_cell": 6, "max_per_cell": 18,
+        "attributes": {"domain": ["a"], "education_level": ["x"], "length": ["l"], "language": ["English"]},
+    }  # fmt: skip
+    report = generate(store, toolbox.recipe_for(model_server, plan, max_rejected=1))
+    assert report.num_failed == len(asked) > 1 and set(asked.values()) == {1}
+
+
+LOST = {
+    "cut off": lambda toolbox: toolbox.Reply(raw=b'{"choices": [{"mess'),
+    "broken": lambda toolbox: toolbox.Reply(raw=b"", headers={"content-length": "99", "connection": "close"}),
+    "silent": lambda toolbox: toolbox.Reply(hangs=True),
+}
+
+
+@pytest.mark.parametrize("name", list(LOST))
+def test_each_answer_that_was_lost_on_the_way_is_booked_as_spent(
+    store: Store, model_server: Any, toolbox: Any, name: str
+) -> None:
+    toolbox.fill(store, 4)
+    model_server.script = lambda body, turn: (
+        LOST[name](toolbox) if turn == 0 else toolbox.Reply(toolbox.negatives_for(body))
+    )
+    engine = {"timeout_s": 1.0, "max_attempts": 3}
+    recipe = toolbox.recipe_for(model_server, num=4, max_output_tokens=100, engine=engine, budget={"tokens": 10**6})
+    assert generate(store, recipe).outcomes == {"accepted": 4}
+    worst = [len(raw) + 100 for raw in model_server.came]
+    assert spent(store) == (sum(worst) + 4 * 15, 0)
+
+
+def test_what_was_lost_to_the_last_attempt_is_booked_as_often_as_it_left(
+    store: Store, model_server: Any, toolbox: Any
+) -> None:
+    toolbox.fill(store, 2)
+    model_server.script = lambda body, turn: LOST["cut off"](toolbox)
+    recipe = toolbox.recipe_for(
+        model_server, num=2, max_output_tokens=100, engine={"max_attempts": 2}, max_rejected=1, budget={"tokens": 10**6}
+    )
+    assert generate(store, recipe).num_failed == 2
+    assert set(model_server.came.values()) == {2}
+    assert spent(store) == (2 * sum(len(raw) + 100 for raw in model_server.came), 0)
+
+
+@pytest.mark.parametrize("name", ["cut off", "no usage"])
+def test_a_budget_holds_against_a_server_that_accounts_for_nothing(
+    store: Store, model_server: Any, toolbox: Any, name: str
+) -> None:
+    toolbox.fill(store, NUM)
+    model_server.usage = None
+    if name == "cut off":
+        model_server.script = lambda body, turn: LOST["cut off"](toolbox)
+    recipe = toolbox.recipe_for(
+        model_server, max_output_tokens=100, engine={"max_attempts": 20}, budget={"tokens": 9_000}, max_rejected=1
+    )
+    report = generate(store, recipe)
+    left = sum(num * (len(raw) + 100) for raw, num in model_server.came.items())
+    assert report.is_out_of_budget and spent(store) == (left, 0) and 5_000 < left <= 9_000
+
+
+def test_a_wish_to_wait_is_honoured_and_costs_no_attempt(store: Store, model_server: Any, toolbox: Any) -> None:
+    """Our own first pause is at most 0.75 s: a gap of more is the server's wish."""
+    toolbox.fill(store, 1)
+    came: list[float] = []
+
+    def script(body: dict[str, Any], turn: int) -> Any:
+        came.append(time.monotonic())
+        headers = ({"retry-after": "1"}, {"retry-after-ms": "900"}, {})[min(turn, 2)]
+        return status(toolbox, 429, **headers) if turn < 2 else toolbox.Reply(toolbox.negatives_for(body))
+
+    model_server.script = script
+    report = generate(store, toolbox.recipe_for(model_server, num=1, engine={"max_attempts": 1}))
+    assert report.outcomes == {"accepted": 1}
+    assert came[1] - came[0] >= 1.0 and came[2] - came[1] >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("headers", "low", "high"),
+    [
+        ({"retry-after": "300"}, 300, 300),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5, 1.5),
+        ({"retry-after": email.utils.format_datetime(datetime(2099, 1, 1, tzinfo=UTC), usegmt=True)}, 10**8, 10**10),
+        ({"retry-after": email.utils.format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)}, 0, 0),
+    ],
+)
+def test_wishes_are_numbers_or_dates(headers: dict[str, str], low: float, high: float) -> None:
+    assert low <= (retry_after(headers) or 0) <= high
+
+
+@pytest.mark.parametrize("value", ["soon", "-3", "nan", "inf", "", "Mon, 99 Nov 2026"])
+def test_a_wish_that_cannot_be_read_is_none(value: str) -> None:
+    assert retry_after({"retry-after": value}) is None and retry_after({}) is None
+
+
+def test_killed_in_the_middle_it_pays_at_most_the_window_twice(tmp_path: Path, model_server: Any, toolbox: Any) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
     store = Store.open(url)
-    fill(store)
-    server.delay_s = 0.05
-    resolved = recipe(server, timeout_s=1, max_attempts=1)
+    toolbox.fill(store, NUM)
+    concurrency = 4
+    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body), delay_s=0.05)
+    recipe = toolbox.recipe_for(model_server, engine={"concurrency": concurrency})
     code = (
         "import sys; from db.store import Store; from generator.generation import generate\n"
         "from generator.recipe import GenerateRecipe\n"
         "generate(Store.open(sys.argv[1]), GenerateRecipe.model_validate_json(sys.argv[2]))"
     )
-    command = [sys.executable, "-c", code, url, resolved.model_dump_json()]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ})
-    while sum(server.asked.values()) < NUM // 2:
+    process = subprocess.Popen([sys.executable, "-c", code, url, recipe.model_dump_json()], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while sum(model_server.came.values()) < NUM // 2:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    report = generate(store, resolved)
+    report = generate(store, recipe)
     store.close()
     assert report.num_waiting == 0
     # In flight, or answered within the group that was about to be committed.
-    assert sum(server.asked.values()) - NUM <= 8 + 64
-    assert max(server.asked.values()) <= 2
+    assert sum(model_server.came.values()) - NUM <= 2 * concurrency
+    assert max(model_server.came.values()) <= 2
     with Store.open(url).read() as session:
         assert session.scalar(select(func.count()).select_from(Completion)) == NUM
 
