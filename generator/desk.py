@@ -255,8 +255,8 @@ class Desk:
             add_rejections(session, self.run_id, [RejectedRow(subject, 0, reason, self.secret.out_of(detail))])
 
     def _lease(self, limit: int) -> list[Wanted]:
-        def lease(session: Session) -> tuple[list[Wanted], bool]:
-            return leases.lease(
+        def lease(session: Session) -> tuple[list[Wanted], bool, bool]:
+            taken, is_stopped = leases.lease(
                 session,
                 self.run_id,
                 limit=limit,
@@ -267,24 +267,23 @@ class Desk:
                 worst=self._worst,
                 room=self._room(session),
             )
+            is_idle = not taken and self.progress.num_in_flight == 0
+            # Asked in this transaction, which holds the run: in the next moment others may have settled all they had.
+            return taken, is_stopped, is_stopped and is_idle and not self._others_at_work(session)
 
-        taken, is_stopped = self._write(lease)
+        taken, is_stopped, is_final = self._write(lease)
         if taken:
             self._after = taken[-1].plan_index
-        self._is_held_back = is_stopped
         # What is in flight, here or in another process, may cost less than was reserved for it: only when nothing is
-        # left in flight is it final.
-        if is_stopped and not taken and self.progress.num_in_flight == 0 and not self._others_at_work():
-            self.progress.is_out_of_budget, self._is_held_back = True, False
+        # left in flight is the budget spent.
+        self._is_held_back, self.progress.is_out_of_budget = is_stopped and not is_final, is_final
         return taken
 
-    def _others_at_work(self) -> bool:
+    def _others_at_work(self, session: Session) -> bool:
         """Whether other processes hold requests of this run, and live."""
-        with self.store.read() as session:
-            holders = leases.open_work(session, self.run_id).holders
         now = utc_now()
         return any(
-            until > now for holder, until in holders
+            until > now for holder, until in leases.open_work(session, self.run_id).holders
             if holder != self.holder and not waits_for_outside(holder) and not is_dead(holder)
         )  # fmt: skip
 
@@ -295,7 +294,8 @@ class Desk:
             with self.store.read() as session:
                 run = session.get_one(Run, self.run_id)
                 reserved = (run.reserved_usd, run.reserved_tokens)
-            if before not in (None, reserved) or not self._others_at_work():
+                is_alone = not self._others_at_work(session)
+            if is_alone or before not in (None, reserved):
                 self.progress.waiting_for = ""
                 return True
             before = reserved

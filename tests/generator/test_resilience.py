@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from sqlalchemy import func, select
 
 from db.store import Store
 from db.tables.examples import Candidate
-from db.tables.ledger import Completion, Rejection, Request, RunRequest
+from db.tables.ledger import Completion, CompletionBody, Rejection, Request, RequestBody, Run, RunRequest
+from db.tables.texts import Passage
 from generator.generation import generate
 from generator.recipe import GenerateRecipe
 
@@ -25,7 +27,7 @@ _GENERATE = (
     "import sys; from db.store import Store; from generator.generation import generate\n"
     "from generator.recipe import GenerateRecipe\n"
     "report = generate(Store.open(sys.argv[1]), GenerateRecipe.model_validate_json(sys.argv[2]))\n"
-    "print('stopped' if report.is_stopped else 'done')"
+    "print('stopped' if report.is_stopped else 'out of budget' if report.is_out_of_budget else 'done')"
 )
 
 
@@ -140,6 +142,13 @@ def test_faults_of_a_batch_output_are_named_and_never_stop_the_good_lines(
     assert len(out.read_bytes().splitlines()) == 15
 
 
+def bodies_committed(store: Store) -> set[bytes]:
+    """The wire bodies of all requests that have an answer in the store."""
+    with store.read() as session:
+        rows = select(RequestBody.body).join(Request, Request.id == RequestBody.request_id)
+        return {zlib.decompress(body) for body in session.scalars(rows.where(Request.state == "done"))}
+
+
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing_and_pay_at_most_the_window_twice(
     model_server: Any, toolbox: Any, tmp_path: Path
@@ -151,22 +160,24 @@ def test_twenty_kills_lose_nothing_and_pay_at_most_the_window_twice(
     recipe = toolbox.recipe_for(model_server, num=num, engine={"concurrency": concurrency})
     model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body), delay_s=0.004)
     moments = random.Random(7)
-    lost_window = 0
+    seen: dict[bytes, int] = {}
     for kill in range(kills):
         process = start(url, recipe)
         wait_for(model_server, sum(model_server.came.values()) + 1 + moments.randrange(num // (kills + 2)))
         process.kill()
         process.communicate()
-        with store.read() as session:
-            committed = session.scalar(select(func.count()).where(Request.state == "done")) or 0
+        committed = bodies_committed(store)
+        came = dict(model_server.came)
         # In flight, or answered and on the way to the next commit.
-        unseen = sum(model_server.came.values()) - lost_window - committed
-        assert unseen <= concurrency + 256, f"kill {kill}"
-        lost_window += unseen
+        assert sum(came.values()) - len(committed) <= 2 * concurrency * (kill + 1), f"kill {kill}"
+        # Nothing that was committed at the kill before has been asked since.
+        assert {wire: came[wire] for wire in seen} == seen, f"kill {kill}"
+        seen = {wire: came[wire] for wire in committed}
     report = generate(store, recipe)
     assert report.outcomes == {"accepted": num}
-    # Nothing committed was asked again: every request beyond the first is one that a kill made unseen.
-    assert sum(model_server.came.values()) == num + lost_window
+    assert {wire: model_server.came[wire] for wire in seen} == seen
+    assert len(model_server.came) == num
+    assert sum(model_server.came.values()) - num <= 2 * concurrency * kills
     with store.read() as session:
         assert session.scalar(select(func.count()).select_from(Completion)) == num
         assert session.scalar(select(func.count()).select_from(Candidate)) == 5 * num
@@ -222,36 +233,134 @@ def test_the_second_interrupt_stops_at_once_and_keeps_what_came(
     store.close()
 
 
-SECRET = "sk-planted-7f3a9c"
+def test_several_processes_drain_one_run_within_its_budget(
+    store: Store, store_url: str, model_server: Any, toolbox: Any
+) -> None:
+    """The worst cases of a few requests fill the budget, the answers need a tenth of it: who finds no room waits for
+    what the others settle, and none gives up early."""
+    toolbox.fill(store, 60)
+    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body), delay_s=0.05)
+    recipe = toolbox.recipe_for(
+        model_server, max_output_tokens=100, budget={"tokens": 10_000}, engine={"concurrency": 8}
+    )
+    processes = [start(store_url, recipe) for _ in range(3)]
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip() for out, _ in ended] == ["done"] * 3, ended
+    assert len(model_server.came) == 60 and set(model_server.came.values()) == {1}
+    with store.read() as session:
+        run = session.scalars(select(Run)).one()
+        assert (run.spent_tokens, run.reserved_tokens) == (60 * 15, 0)
+        assert session.scalar(select(func.count()).select_from(Candidate)) == 5 * 60
+
+
+def test_several_processes_together_never_exceed_a_budget(
+    store: Store, store_url: str, model_server: Any, toolbox: Any
+) -> None:
+    toolbox.fill(store, 60)
+    model_server.usage = {"prompt_tokens": 700, "completion_tokens": 100}
+    recipe = toolbox.recipe_for(model_server, max_output_tokens=100, budget={"tokens": 20_000})
+    processes = [start(store_url, recipe) for _ in range(3)]
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip() for out, _ in ended] == ["out of budget"] * 3, ended
+    with store.read() as session:
+        run = session.scalars(select(Run)).one()
+        assert 20_000 - 4_000 < run.spent_tokens <= 20_000 and run.reserved_tokens == 0
+    assert run.spent_tokens == 800 * sum(model_server.came.values())
+
+
+def test_requests_that_failed_for_good_end_in_exit_code_1_and_one_line(
+    model_server: Any, toolbox: Any, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = Store.open(url)
+    toolbox.fill(store, 60)
+    store.close()
+    model_server.script = lambda body, turn: (
+        toolbox.Reply(status=400, body={"error": {"message": "no such field"}})
+        if "query 7!" in toolbox.prompt_of(body) and len(model_server.came) < 61
+        else toolbox.Reply(toolbox.negatives_for(body))
+    )
+    (tmp_path / "recipe.toml").write_text(
+        f"""
+name = "live"
+model = "m"
+pack = "v1"
+max_repairs = 0
+[plan]
+source = "pairs"
+entry = "graded_negatives"
+collection = "toy"
+split = "train"
+num = 60
+task_instruction = "Match."
+[engine]
+kind = "openai"
+base_url = "{model_server.url}"
+"""
+    )
+    command = [str(Path(sys.executable).parent / "gradus"), "generate", str(tmp_path / "recipe.toml"), "--store", url]
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1 and "1 request(s) failed for good, most with: status 400" in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1
+    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body))
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+
+
+SECRET = "sk-planted-7f3a9c/+x"
+
+
+def everything_in(store: Store) -> list[str]:
+    """Every text of the store, with what is compressed."""
+    with store.read() as session:
+        seen = [error or "" for error in session.scalars(select(Completion.error))]
+        seen += [f"{row.subject} {row.detail}" for row in session.execute(select(Rejection.subject, Rejection.detail))]
+        seen += [f"{run.recipe} {run.totals}" for run in session.scalars(select(Run))]
+        seen += list(session.scalars(select(Passage.text)))
+        bodies = [*session.scalars(select(CompletionBody.body)), *session.scalars(select(RequestBody.body))]
+    assert len(bodies) > 60
+    return seen + [zlib.decompress(body).decode() for body in bodies]
 
 
 def test_a_secret_reaches_the_server_and_nothing_else(
     store: Store, model_server: Any, toolbox: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:  # fmt: skip
+    """A server repeats the key wherever it can: in errors, so that it is cut in the middle, and in its texts."""
     toolbox.fill(store, 60)
     monkeypatch.setenv("PLANTED_KEY", SECRET)
+    told = {"error": {"message": f"Incorrect API key provided: {SECRET}"}}
 
     def script(body: dict[str, Any], turn: int) -> Any:
         number = int(toolbox.between(toolbox.prompt_of(body), "query").split()[1][:-1])
-        told = {"error": {"message": f"Incorrect API key provided: {SECRET}"}}
+        good = toolbox.negatives_for(body)
         if number == 3:
-            return toolbox.Reply(status=400, body=told)  # servers repeat keys in their errors
+            return toolbox.Reply(status=400, body=told)
         if number == 4 and turn == 0:
             return toolbox.Reply(status=500, body=told)
-        return toolbox.Reply(toolbox.negatives_for(body))
+        if number == 5:
+            return toolbox.Reply(status=400, raw=b"x" * 490 + SECRET.encode())
+        if number == 6:
+            message = f"{'x' * 1_985}{SECRET}".replace("/", "\\/")
+            return toolbox.Reply(status=400, raw=b'{"error": {"message": "' + message.encode() + b'"}}')
+        if number == 7:
+            return toolbox.Reply(good.replace("number 0", f"key {SECRET}"))
+        if number == 8:
+            return toolbox.Reply(None, body={"choices": [{"message": {"content": None, "refusal": SECRET}}]})
+        return toolbox.Reply(good)
 
     model_server.script = script
     recipe = toolbox.recipe_for(model_server, engine={"api_key_env": "PLANTED_KEY"})
     report = generate(store, recipe)
-    assert model_server.keys == {f"Bearer {SECRET}"} and report.num_failed == 1
-    model_server.script = lambda body, turn: toolbox.Reply(status=401, body={"error": {"message": f"bad {SECRET}"}})
-    with pytest.raises(Exception, match="key was refused") as failure:
-        generate(store, toolbox.recipe_for(model_server, seed=5, engine={"api_key_env": "PLANTED_KEY"}))
-    seen = [repr(report), repr(failure.value), *capfd.readouterr(), recipe.model_dump_json()]
-    with store.read() as session:
-        seen += [error or "" for error in session.scalars(select(Completion.error))]
-        seen += list(session.scalars(select(Rejection.detail)))
+    assert model_server.keys == {f"Bearer {SECRET}"} and report.num_failed == 3
+    failures = []
+    for lead in (0, 190):
+        raw = b"x" * lead + SECRET.encode()
+        model_server.script = lambda body, turn, raw=raw: toolbox.Reply(status=401, raw=raw)
+        with pytest.raises(Exception, match="key was refused") as failure:
+            generate(store, toolbox.recipe_for(model_server, seed=5, engine={"api_key_env": "PLANTED_KEY"}))
+        failures.append(repr(failure.value))
+    seen = [repr(report), *failures, *capfd.readouterr(), recipe.model_dump_json(), *everything_in(store)]
     seen += [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
-    assert not [text for text in seen if SECRET in text]
+    assert not [text for text in seen if "sk-planted" in text] and any("[key]" in text for text in seen)
     assert os.environ["PLANTED_KEY"] == SECRET
