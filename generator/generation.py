@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -78,6 +79,7 @@ def generate(
     helpers: Helpers | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     limit: int | None = None,
+    today: date | None = None,
 ) -> GenerateReport:
     """Bring the run of this recipe as far as its engine's answers allow; with `limit`, by that many answers: a pilot.
 
@@ -88,7 +90,7 @@ def generate(
     """
     helpers = helpers or Helpers()
     facts = facts_of(recipe.model)
-    refuse_if_shut_down(facts)
+    refuse_if_shut_down(facts, today)
     planner = Planner(recipe, helpers.neighbours)
     key = key_of(recipe.engine)
     with store.write() as session:

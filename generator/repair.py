@@ -1,7 +1,8 @@
 """Delta repair: what failed of an answer is asked again alone, with what was measured; the good parts are kept.
 
 The follow-up goes behind the earlier prompt and answer, so a server's cache serves both. An answer of which nothing
-can be used (no JSON, cut off, wrong shape) is asked again as it was, for another sample.
+can be used (no JSON, wrong shape) is asked again as it was, for another sample; one that was cut off or is a refusal is
+not: it would end in the same way.
 """
 
 import zlib
@@ -12,13 +13,14 @@ import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.digest import counter_below
 from db.tables.ledger import Request, RequestBody
 from generator.answers import Draft, Refusal
 from generator.ledger import Harvestable
 from generator.plan import ROUND, Planned, Planner
 
-# Asking a shorter text would be needed, not the same again.
-_HOPELESS = frozenset({"cut_off"})
+# A shorter text or another task would be needed, not the same again.
+_HOPELESS = frozenset({"cut_off", "refused"})
 
 
 def plan_repair(
@@ -42,6 +44,7 @@ def plan_repair(
     if not entry.facts.slots or (not failed and not lacks_parts):
         # Tasks and queries are plenty: only an answer with nothing to use is asked again, for another sample.
         if any(refusal.position == 0 and refusal.reason != "wrong_count" for refusal in refusals):
+            body = _another_sample(body, planner.recipe.seed, name)
             return Planned(index, name, item.kind, item.attributes, item.source, body, sample_index + 1)
         return None
     faults = _faults(failed, draft, item, lacks_parts, len(entry.facts.slots))
@@ -54,6 +57,11 @@ def plan_repair(
     body = {**body, "messages": [*body["messages"], *follow_up]}
     source = {**item.source, "positions": [fault["position"] for fault in faults], **_known(draft, examples, item)}
     return Planned(index, name, item.kind, item.attributes, source, body)
+
+
+def _another_sample(body: dict[str, Any], seed: int, name: str) -> dict[str, Any]:
+    """The same body; where it bears a seed, with another: the same bytes would bring the same answer."""
+    return {**body, "seed": counter_below(2**31, seed, "sample", name)} if "seed" in body else body
 
 
 def _known(draft: Draft, examples: Sequence[int], item: Harvestable) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The wire body of a request: Chat Completions, as the model's maker wants it today."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from db.digest import counter_below
@@ -34,19 +33,17 @@ def wire_body(
     prompt: tuple[str, str],
     *,
     key: str,
-    follow_up: Sequence[dict[str, str]] = (),
 ) -> dict[str, Any]:
     """The body of a request.
 
     Args:
         prompt: The prompt's stable part (may be empty) and the rest.
         key: What a seed is drawn from, where the recipe sends one.
-        follow_up: The messages after the prompt: an earlier answer, and what is asked of it now.
     """
     facts = facts_of(recipe.model)
     body: dict[str, Any] = {
         "model": recipe.model,
-        "messages": [{"role": "user", "content": _content(facts, *prompt)}, *follow_up],
+        "messages": [{"role": "user", "content": _content(facts, *prompt)}],
         "response_format": _response_format(entry),
         "temperature": recipe.temperature,
     }
@@ -86,8 +83,3 @@ def output_limit(body: dict[str, Any], facts: ModelFacts) -> int | None:
         if name in body:
             return int(body[name])
     return facts.max_output
-
-
-def most_input_tokens(body: bytes) -> int:
-    """An upper bound of a body's input tokens: no tokenizer makes more tokens than there are UTF-8 bytes."""
-    return len(body)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +283,39 @@ def test_killed_in_the_middle_it_pays_at_most_the_window_twice(tmp_path: Path, m
     assert max(model_server.came.values()) <= 2
     with Store.open(url).read() as session:
         assert session.scalar(select(func.count()).select_from(Completion)) == NUM
+
+
+@pytest.mark.parametrize("is_seeded", [True, False])
+def test_another_sample_is_another_request_with_another_seed(
+    store: Store, model_server: Any, toolbox: Any, is_seeded: bool
+) -> None:
+    toolbox.fill(store, 4)
+    model_server.script = lambda body, turn: toolbox.Reply("no JSON")
+    recipe = toolbox.recipe_for(model_server, num=4, max_repairs=2, max_rejected=1, model_seed=is_seeded)
+    assert generate(store, recipe).outcomes == {"rejected": 12}
+    seeds = {body.pop("seed", None) for body in model_server.bodies}
+    assert len(seeds) == (12 if is_seeded else 1) and len({str(body) for body in model_server.bodies}) == 4
+    before = sum(model_server.came.values())
+    assert generate(store, recipe).num_new_answers == 0 and sum(model_server.came.values()) == before
+
+
+def test_a_refusal_is_not_asked_again(store: Store, model_server: Any, toolbox: Any) -> None:
+    toolbox.fill(store, 4)
+    refusal = {"choices": [{"message": {"content": None, "refusal": "I will not"}, "finish_reason": "stop"}]}
+    model_server.script = lambda body, turn: toolbox.Reply(body=refusal)
+    report = generate(store, toolbox.recipe_for(model_server, num=4, max_repairs=2, max_rejected=1))
+    assert report.outcomes == {"rejected": 4} and report.refused == {"refused": 4}
+    assert sum(model_server.came.values()) == 4
+
+
+def test_to_a_model_that_was_switched_off_nothing_is_sent(store: Store, model_server: Any, toolbox: Any) -> None:
+    toolbox.fill(store, 4)
+    recipe = toolbox.recipe_for(model_server, num=4, model="gpt-4o-2024-08-06")
+    with pytest.raises(GeneratorError, match="switched off on 2027-01-14"):
+        generate(store, recipe, today=date(2027, 1, 14))
+    assert not model_server.came
+    assert generate(store, recipe, today=date(2027, 1, 13)).outcomes == {"accepted": 4}
+    assert sum(model_server.came.values()) == 4
 
 
 def test_window_halves_on_overload_and_grows_one_by_one() -> None:
