@@ -97,6 +97,11 @@ class Harvestable:
     refused: str | None = None
 
 
+def request_digest(model: str, body: dict[str, Any], sample_index: int = 0) -> str:
+    """The identity of a request."""
+    return digest_of([model, canonical_json(body).decode(), sample_index])
+
+
 def enqueue(session: Session, run_id: int, planned: Sequence[Planned], model: str) -> int:
     """Put requests of a plan into the ledger and link them to the run. Returns how many are new to the run.
 
