@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection as Several
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
 from curation.judging.verdicts import Policy, false_negatives
+from curation.release.reading import among, read
 from curation.release.recipe import ReleaseRecipe
 from curation.release.splits import assign_splits
 from db.tables.examples import Candidate, Example, Score, Task, Teacher
@@ -25,7 +26,7 @@ from db.tables.ledger import Run
 from db.tables.releases import ReleaseItem
 from db.tables.texts import Collection, Passage, Query
 
-_PAGE = 500
+_PAGE = 1_000
 _WRITTEN = ("synthetic", "edited")
 Scores = Sequence[tuple[str, float]]  # (teacher, similarity), by teacher
 
@@ -42,12 +43,23 @@ class Negative:
     rank: int | None
     origin: str
     violated_requirement: str | None
+    parent: int | None
+    run: int
     scores: Scores
     mined_rank: int | None = None
 
     @property
     def is_written(self) -> bool:
         return self.origin in _WRITTEN
+
+
+@dataclass(frozen=True, slots=True)
+class Positive:
+    """An example's positive as a candidate."""
+
+    candidate: int
+    origin: str
+    run: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,7 @@ class Chosen:
 
     texts: Row[Any]
     split: str
-    positive_candidate: int
+    positive: Positive
     positive_scores: Scores
     negatives: Sequence[Negative]
     num_judged_relevant: int
@@ -73,6 +85,15 @@ class Frozen:
 
     release_id: int
     teachers: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """The statements of a page: by example, by example, and by query for each teacher."""
+
+    texts: Select[Any]
+    candidates: Select[Any]
+    scores: dict[int, Select[Any]]
 
 
 class Selection:
@@ -88,6 +109,11 @@ class Selection:
         named = session.scalars(select(Run.id).where(Run.name.in_(recipe.runs))) if recipe.runs else ()
         self._runs = frozenset(named)
         self._teachers = self._known_teachers()
+        self._reads = _Reads(
+            texts=_texts(session),
+            candidates=self._of_release(_candidates(session)),
+            scores={teacher: _scores(session, teacher) for teacher in self._teachers},
+        )
         asked = select(Example.id, Example.digest, Example.query_id, Example.positive_id).order_by(Example.digest)
         rows = session.execute(asked.where(Example.id.in_(self._examples()))).all()
         if not rows:
@@ -164,13 +190,9 @@ class Selection:
         return found
 
     def _page(self, keys: Sequence[int], is_dev: Sequence[bool]) -> list[Chosen]:
-        texts = self._texts(keys)
-        scores = self._scores({row.query_id for row in texts.values()})
-        negatives = self._negatives(keys, {key: row.query_id for key, row in texts.items()}, scores)
-        positives = select(Candidate.example_id, Candidate.id).where(
-            Candidate.example_id.in_(keys), Candidate.role == "positive"
-        )
-        positive_of = {example: candidate for example, candidate in self._session.execute(positives)}
+        texts = {row.id: row for row in read(self._session, self._reads.texts, keys)}
+        scores = self._scores(sorted({row.query_id for row in texts.values()}))
+        positives, negatives = self._candidates(keys, {key: row.query_id for key, row in texts.items()}, scores)
         chosen = []
         for key, dev in zip(keys, is_dev, strict=True):
             row, selected = texts[key], negatives.get(key, [])
@@ -182,8 +204,8 @@ class Selection:
                 Chosen(
                     texts=row,
                     split="dev" if dev else "train",
-                    positive_candidate=positive_of[key],
-                    positive_scores=scores.get((row.query_id, row.positive_id), ()),
+                    positive=positives[key],
+                    positive_scores=scores.of(row.query_id, row.positive_id),
                     negatives=self._ordered(selected),
                     num_judged_relevant=len(relevant),
                     more_positives=more,
@@ -191,63 +213,25 @@ class Selection:
             )
         return chosen
 
-    def _texts(self, keys: Sequence[int]) -> dict[int, Row[Any]]:
-        rows: Any = self._session.execute(
-            select(
-                Example.id,
-                Example.digest,
-                Example.query_id,
-                Example.positive_id,
-                Example.language,
-                Query.text.label("query"),
-                Query.digest.label("query_digest"),
-                Passage.text.label("positive"),
-                Passage.digest.label("positive_digest"),
-                Task.instruction,
-                Task.task_type,
-                Collection.name.label("source"),
-                Collection.licence,
-            )
-            .join(Query, Example.query_id == Query.id)
-            .join(Passage, Example.positive_id == Passage.id)
-            .outerjoin(Task, Example.task_id == Task.id)
-            .outerjoin(Collection, Example.collection_id == Collection.id)
-            .where(Example.id.in_(keys))
-        )
-        return {row.id: row for row in rows}
-
-    def _negatives(
-        self, keys: Sequence[int], query_of: dict[int, int], scores: dict[tuple[int, int], Scores]
-    ) -> dict[int, list[Negative]]:
-        """Negatives by example."""
-        columns: Any = (
-            select(
-                Candidate.run_id,
-                Candidate.example_id,
-                Candidate.id,
-                Candidate.passage_id,
-                Passage.digest,
-                Passage.text,
-                Candidate.grade,
-                Candidate.rank,
-                Candidate.origin,
-                Candidate.violated_requirement,
-            )
-            .join(Passage, Candidate.passage_id == Passage.id)
-            .where(Candidate.example_id.in_(keys), Candidate.role == "negative")
-        )
+    def _candidates(
+        self, keys: Sequence[int], query_of: dict[int, int], scores: "_PageScores"
+    ) -> tuple[dict[int, Positive], dict[int, list[Negative]]]:
+        """The positive and the selected negatives of each example."""
         # Runs are sorted out here: a database would walk the index of runs, which knows nothing of the page.
         runs: Several[int] = self._runs if self._recipe.runs and self._frozen is None else ()
+        positives: dict[int, Positive] = {}
         found: dict[int, list[Negative]] = defaultdict(list)
-        for run, example, candidate, passage, digest, text, grade, rank, origin, violated in self._session.execute(
-            self._of_release(columns)
+        for example, role, candidate, passage, digest, text, grade, rank, origin, violated, parent, run in read(
+            self._session, self._reads.candidates, keys
         ):
-            if not runs or run in runs:
-                of_pair = scores.get((query_of[example], passage), ())
+            if role == "positive":
+                positives[example] = Positive(candidate, origin, run)
+            elif not runs or run in runs:
+                of_pair = scores.of(query_of[example], passage)
                 found[example].append(
-                    Negative(candidate, passage, digest, text, grade, rank, origin, violated, of_pair)
+                    Negative(candidate, passage, digest, text, grade, rank, origin, violated, parent, run, of_pair)
                 )
-        return found
+        return positives, found
 
     def _ordered(self, negatives: list[Negative]) -> list[Negative]:
         """Machine-written ones by rank, then the others from the most similar down, which is their mined rank."""
@@ -263,15 +247,73 @@ class Selection:
     def _similarity(self, negative: Negative) -> float:
         return next((value for teacher, value in negative.scores if teacher == self._recipe.teacher), -1.0)
 
-    def _scores(self, queries: set[int]) -> dict[tuple[int, int], Scores]:
-        """Scores of the page's queries by (query id, passage id), teachers by name; a teacher's newest version."""
-        found: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+    def _scores(self, queries: Sequence[int]) -> "_PageScores":
+        by_name: dict[str, dict[tuple[int, int], float]] = {}
         for teacher, name in self._teachers.items():
-            rows = self._session.execute(
-                select(Score.query_id, Score.passage_id, Score.value).where(
-                    Score.teacher_id == teacher, Score.query_id.in_(queries)
-                )
-            )
-            for query, passage, value in rows:
-                found[query, passage][name] = value
-        return {pair: tuple(sorted(by_teacher.items())) for pair, by_teacher in found.items()}
+            rows = read(self._session, self._reads.scores[teacher], queries)
+            by_name.setdefault(name, {}).update({(query, passage): value for query, passage, value in rows})
+        return _PageScores(sorted(by_name.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class _PageScores:
+    """Scores of a page's queries: (query id, passage id) to similarity, by teacher; its newest version."""
+
+    by_teacher: list[tuple[str, dict[tuple[int, int], float]]]
+
+    def of(self, query: int, passage: int) -> Scores:
+        pair = (query, passage)
+        return [(name, values[pair]) for name, values in self.by_teacher if pair in values]
+
+
+def _texts(session: Session) -> Select[Any]:
+    statement: Any = (
+        select(
+            Example.id,
+            Example.digest,
+            Example.query_id,
+            Example.positive_id,
+            Example.language,
+            Query.text.label("query"),
+            Query.digest.label("query_digest"),
+            Passage.text.label("positive"),
+            Passage.digest.label("positive_digest"),
+            Task.instruction,
+            Task.task_type,
+            Collection.name.label("source"),
+            Collection.licence,
+        )
+        .join(Query, Example.query_id == Query.id)
+        .join(Passage, Example.positive_id == Passage.id)
+        .outerjoin(Task, Example.task_id == Task.id)
+        .outerjoin(Collection, Example.collection_id == Collection.id)
+        .where(among(session, Example.id))
+    )
+    return cast(Select[Any], statement)
+
+
+def _candidates(session: Session) -> Select[Any]:
+    statement: Any = (
+        select(
+            Candidate.example_id,
+            Candidate.role,
+            Candidate.id,
+            Candidate.passage_id,
+            Passage.digest,
+            Passage.text,
+            Candidate.grade,
+            Candidate.rank,
+            Candidate.origin,
+            Candidate.violated_requirement,
+            Candidate.parent_passage_id,
+            Candidate.run_id,
+        )
+        .join(Passage, Candidate.passage_id == Passage.id)
+        .where(among(session, Candidate.example_id))
+    )
+    return cast(Select[Any], statement)
+
+
+def _scores(session: Session, teacher: int) -> Select[Any]:
+    of_teacher: Any = select(Score.query_id, Score.passage_id, Score.value).where(Score.teacher_id == teacher)
+    return cast(Select[Any], of_teacher.where(among(session, Score.query_id)))

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from curation.release.files import CORPUS, QUERIES
+from curation.release.reading import among, read
 from db.tables.texts import Document, Passage, Query
 
 _PAGE = 2_000
@@ -23,10 +24,11 @@ def query_tables(session: Session, keys: NDArray[np.int64]) -> Iterator[pa.Table
 
 def corpus_tables(session: Session, keys: NDArray[np.int64]) -> Iterator[pa.Table]:
     """Rows of the configuration `corpus`. A passage that begins with its title is published in two columns."""
+    # The smallest title under which a collection holds the passage: one, whatever the order of imports.
+    titled = select(Document.passage_id, func.min(Document.title)).where(among(session, Document.passage_id))
+    smallest = titled.group_by(Document.passage_id)
     for page in _by_digest(session, Passage, keys):
-        # The smallest title under which a collection holds the passage: one, whatever the order of imports.
-        smallest = select(Document.passage_id, func.min(Document.title)).group_by(Document.passage_id)
-        titles = {key: title for key, title in session.execute(smallest.where(Document.passage_id.in_(page))) if title}
+        titles = {key: title for key, title in read(session, smallest, page) if title}
         rows = _texts(session, Passage, page)
         of_row = [titles.get(key, "") for key in page]
         texts = [
@@ -40,7 +42,7 @@ def _by_digest(session: Session, table: type[Query] | type[Passage], keys: NDArr
     digests = np.empty(len(keys), dtype="S64")
     for start in range(0, len(keys), _PAGE):
         page = keys[start : start + _PAGE].tolist()
-        rows = session.execute(select(table.id, table.digest).where(table.id.in_(page)))
+        rows = read(session, select(table.id, table.digest).where(among(session, table.id)), page)
         of_key = {key: digest for key, digest in rows}
         digests[start : start + len(page)] = [of_key[key] for key in page]
     ordered = keys[np.argsort(digests, kind="stable")]
@@ -50,6 +52,6 @@ def _by_digest(session: Session, table: type[Query] | type[Passage], keys: NDArr
 
 def _texts(session: Session, table: type[Query] | type[Passage], page: list[int]) -> list[tuple[str, str]]:
     """(digest, text) of these keys, in order."""
-    rows = session.execute(select(table.id, table.digest, table.text).where(table.id.in_(page)))
+    rows = read(session, select(table.id, table.digest, table.text).where(among(session, table.id)), page)
     of_key = {key: (digest, text) for key, digest, text in rows}
     return [of_key[key] for key in page]
