@@ -13,7 +13,9 @@ from app.terminal import console, escape, progress_bar, write_json
 if TYPE_CHECKING:
     from curation.importing.rows import ImportReport
 
-commands = typer.Typer(help="Import a BEIR folder, a file of pairs, or a folder of documents.", no_args_is_help=True)
+commands = typer.Typer(
+    help="Import a BEIR folder, a file of pairs, documents, or a published set.", no_args_is_help=True
+)
 
 _MAX_NAMED = 10
 CollectionName = Annotated[
@@ -86,6 +88,52 @@ def documents(
 
     with opened_store(store) as opened, progress_bar(f"Importing {folder.name}") as progress:
         report = import_documents(opened, folder, name=name, licence=licence, max_words=max_words, progress=progress)
+    _tell(report, json)
+
+
+@commands.command()
+def hub(
+    source: Annotated[str, typer.Argument(help="ORG/NAME[@REVISION] of a Hub, or a folder with a published set.")],
+    config: Annotated[str | None, typer.Option("--config", help="Configuration; default: the card's default.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Only this split; default: all.")] = None,
+    query: Annotated[str | None, typer.Option("--query", help="Column of the query, if its name does not say.")] = None,
+    positive: Annotated[
+        list[str] | None, typer.Option("--positive", help="Column of positives; may be given again.")
+    ] = None,
+    negative: Annotated[
+        list[str] | None, typer.Option("--negative", help="Column of negatives; may be given again.")
+    ] = None,
+    positive_from: Annotated[
+        float | None,
+        typer.Option(
+            "--positive-from",
+            help="Least label or score of a positive. Without it: 1 for labels; with scores, a query's first passage.",
+        ),
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="Another Hub; default: HF_ENDPOINT.")] = None,
+    name: CollectionName = None,
+    licence: Licence = None,
+    store: StoreUrl = None,
+    json: JsonFile = None,
+) -> None:
+    """Import a published set: a release of Gradus, or any in the layouts that sentence-transformers trains on."""
+    from curation.importing.hub import import_hub
+
+    with opened_store(store) as opened, progress_bar(f"Importing {escape(source)}") as progress:
+        report = import_hub(
+            opened,
+            source,
+            config=config,
+            split=split,
+            query=query,
+            positives=positive or (),
+            negatives=negative or (),
+            positive_from=positive_from,
+            name=name,
+            licence=licence,
+            endpoint=endpoint,
+            progress=progress,
+        )
     _tell(report, json)
 
 

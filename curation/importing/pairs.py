@@ -73,12 +73,12 @@ def import_pairs(
         raise CurationError(f"{file}: no rows in it")
     recipe = {"importer": "pairs", "collection": report.collection, "licence": licence}
     run_id, collection_id = open_collection(store, recipe, kind="pairs")
-    importer = _PairImport(run_id, collection_id, split)
+    importer = PairImport(run_id, collection_id, split)
     done = 0
     for chunk in chunked(_all(first, rows), _CHUNK):
         faults = [row for row in chunk if isinstance(row, Fault)]
         with store.write() as session:
-            good = _consistent(session, [row for row in chunk if isinstance(row, PairRow)], faults)
+            good = consistent(session, [row for row in chunk if isinstance(row, PairRow)], faults)
             report.num_new += importer.put(session, good)
             record_faults(session, run_id, faults, report)
         _count(report, good)
@@ -102,7 +102,7 @@ def _all(first: PairRow | Fault, rest: Iterator[PairRow | Fault]) -> Iterator[Pa
     yield from rest
 
 
-def _consistent(session: Session, rows: Sequence[PairRow], faults: list[Fault]) -> list[PairRow]:
+def consistent(session: Session, rows: Sequence[PairRow], faults: list[Fault]) -> list[PairRow]:
     """Without the rows that call a query's positive its negative, or the reverse: whichever came first stands."""
     known = _known_roles(session, [row.query for row in rows])
     kept = []
@@ -137,7 +137,7 @@ def _known_roles(session: Session, queries: Sequence[str]) -> dict[str, dict[str
 
 
 @dataclass(frozen=True, slots=True)
-class _PairImport:
+class PairImport:
     """Where the rows go. A text's external id is its digest: files of pairs name nothing."""
 
     run_id: int
@@ -150,7 +150,7 @@ class _PairImport:
         queries = dict(zip(asked, put_queries(session, asked), strict=True))
         texts = list(dict.fromkeys(text for row in rows for text in (*row.positives, *row.negatives)))
         passages = dict(zip(texts, put_passages(session, texts), strict=True))
-        num_new = self._judge(session, rows, queries, passages)
+        num_new = self.judge(session, rows, queries, passages)
         pairs = [(queries[row.query], passages[text]) for row in rows for text in row.positives]
         keys = put_examples(session, pairs, origin="corpus", collection_id=self.collection_id)
         examples = dict(zip(pairs, keys, strict=True))
@@ -169,7 +169,7 @@ class _PairImport:
         found = put_candidates(session, candidates)
         return num_new + put_sourcings(session, [NewSourcing(key, self.run_id) for key in found.values()])
 
-    def _judge(
+    def judge(
         self, session: Session, rows: Sequence[PairRow], queries: dict[str, int], passages: dict[str, int]
     ) -> int:
         asked = [(digest_text(text), key) for text, key in queries.items()]
@@ -211,15 +211,15 @@ def read_pairs(
 ) -> Iterator[PairRow | Fault]:
     """Rows of the file; a row's number counts from 1 (for CSV, the line below the header is row 1)."""
     columns = [query, *positives, *negatives]
-    for number, row in enumerate(_raw_rows(file, columns), start=1):
+    for number, row in enumerate(raw_rows(file, columns), start=1):
         where = f"{file.name}, row {number}"
         if isinstance(row, Fault):
             yield Fault(where, row.reason, row.detail)
         else:
-            yield _pair(row, where, query, positives, negatives)
+            yield pair_row(row, where, query, positives, negatives)
 
 
-def _pair(
+def pair_row(
     row: dict[str, Any], where: str, query: str, positives: Sequence[str], negatives: Sequence[str]
 ) -> PairRow | Fault:
     texts: dict[str, list[str]] = {"positive": [], "negative": []}
@@ -251,7 +251,7 @@ def _column_texts(value: Any) -> list[str] | None:
     return [text for text in values if text.strip()]
 
 
-def _raw_rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any] | Fault]:
+def raw_rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any] | Fault]:
     if not file.is_file():
         raise CurationError(f"{file}: no such file; give a .csv, .jsonl (or .gz of them) or .parquet file")
     kind = file.name.removesuffix(".gz").rpartition(".")[2].lower()
