@@ -185,13 +185,13 @@ class _ReleaseImport:
         for source in sorted({(self._source(row), self._licence(row)) for row in rows}, key=str):
             of_source = [row for row in rows if (self._source(row), self._licence(row)) == source]
             self._put_source(session, of_source, source, split, queries, passages)
-        self._scores(session, rows, queries, passages)
         for what, num in (
             ("rows", len(rows)),
             ("positives", sum(len(row.pair.positives) for row in rows)),
             ("negatives", sum(len(row.pair.negatives) for row in rows)),
         ):
             self.report.counts[what] = self.report.counts.get(what, 0) + num
+        self._scores(session, rows, queries, passages)
 
     def _source(self, row: _Graded) -> str | None:
         """The source of a row; brainstormed ones have none."""

@@ -1,6 +1,10 @@
 """Published sets come back into a store: releases of ours whole, others by their columns, bad rows never in the way."""
 
+import contextlib
 import gzip
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -322,3 +326,56 @@ def test_what_is_no_folder_and_no_repository_is_told(store: Store, source: str, 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CurationError, match=r"no folder|fetched|no such"):
         import_hub(store, source, endpoint="http://127.0.0.1:9")
+
+
+HUB = Path(__file__).parents[1] / "hub"
+CLIENT = """
+import sys
+from pathlib import Path
+from huggingface_hub import HfApi
+from sqlalchemy import func, select
+from curation.errors import CurationError
+from curation.importing.hub import import_hub
+from db.store import Store
+from db.tables.examples import Candidate
+
+endpoint, folder, work = sys.argv[1:]
+api = HfApi(endpoint=endpoint, token="secret")
+api.create_repo("us/set", repo_type="dataset")
+api.upload_folder(repo_id="us/set", repo_type="dataset", folder_path=folder)
+api.create_tag("us/set", tag="v1.0.0", repo_type="dataset")
+api.upload_file(path_or_fileobj=b"x", path_in_repo="manifest.json", repo_id="us/set", repo_type="dataset")
+store = Store.open(f"sqlite:///{work}/back.db")
+first = import_hub(store, "us/set@v1.0.0", endpoint=endpoint)
+again = import_hub(store, "us/set@v1.0.0", endpoint=endpoint)
+print(first.collection, first.counts, first.num_faults, again.num_new)
+for source in ("us/set@v9", "us/other"):
+    try:
+        import_hub(store, source, endpoint=endpoint)
+    except CurationError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not HUB.is_dir(), reason="the loopback Hub is not in this checkout")
+def test_a_tag_is_imported_from_a_hub(tmp_path: Path) -> None:
+    with contextlib.closing(Store.open(f"sqlite:///{tmp_path}/origin.db")) as origin:
+        fill(origin)
+        folder = create_release(origin, ReleaseRecipe(licence="mit"), "toy-1.0.0", folder=tmp_path).folder
+    server = subprocess.Popen(
+        [sys.executable, str(HUB), str(tmp_path / "hub"), "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        endpoint = server.stdout.readline().strip()
+        env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
+               "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(HUB.parents[1])}  # fmt: skip
+        command = [sys.executable, "-c", CLIENT, endpoint, str(folder), str(tmp_path)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    finally:
+        server.terminate()
+        server.communicate()
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, revision, missing = done.stdout.splitlines()[-3:]
+    assert first == "us/set {'rows': 4, 'positives': 4, 'negatives': 16, 'scores': 12} 0 0"
+    assert "no such revision" in revision and "no such data set" in missing
