@@ -24,7 +24,7 @@ from app.commands import (
     train,
 )
 from app.errors import AppError
-from app.terminal import console
+from app.terminal import one_line
 
 cli = typer.Typer(
     name="gradus",
@@ -59,12 +59,10 @@ _ERROR_BASES = (
 
 def main() -> None:
     """Run the command line: usage errors exit with 2, refused input with 1 and one line on stderr."""
-    if ["--json", "-"] in [sys.argv[place : place + 2] for place in range(len(sys.argv))]:
-        console.stderr = True  # standard output is the report's alone
     try:
         cli()
     except _expected_errors() as error:
-        print(f"gradus: {error}", file=sys.stderr)
+        print(f"gradus: {one_line(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 

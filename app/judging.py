@@ -148,8 +148,9 @@ def estimate_judging(store: Store, recipe: JudgeRecipe) -> dict[Stage, Estimate]
         with store.read() as session:
             questions = unanswered(session, judging.questions(session), judging.table.model)
             told[stage] = estimate_requests(
-                session, questions, model=judging.table.model, engine=judging.table.engine, pilot_below=AGAIN
-            )
+                session, questions, model=judging.table.model, engine=judging.table.engine, pilot_below=AGAIN,
+                max_repairs=1,
+            )  # fmt: skip
     return told
 
 

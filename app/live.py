@@ -5,24 +5,30 @@ On a terminal it is drawn in place; elsewhere a plain line is logged now and the
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.live import Live
 from rich.table import Table
 
-from app.terminal import console, escape
+from app.terminal import console, escape, shortened
 from generator.desk import Progress
 
 _LOG_EVERY_S = 15.0
 _DRAW_EVERY_S = 0.25
 _RATE_OVER_S = 30.0
+_LAGGARDS = 3
 
 
 @contextmanager
-def live_view(title: str) -> Iterator[Callable[[Progress], None]]:
-    """Gives the callable that shows a run's progress."""
-    view = _View(title)
+def live_view(title: str, *, cells: Sequence[str] = (), has_price: bool = True) -> Iterator[Callable[[Progress], None]]:
+    """Gives the callable that shows a run's progress.
+
+    Args:
+        cells: Names of the attribute cells, by their numbers in the progress.
+        has_price: Whether money is known; without it only tokens are shown.
+    """
+    view = _View(title, cells, has_price)
     if not console.is_terminal:
         yield view.log
         return
@@ -36,8 +42,8 @@ def live_view(title: str) -> Iterator[Callable[[Progress], None]]:
 
 
 class _View:
-    def __init__(self, title: str) -> None:
-        self._title = title
+    def __init__(self, title: str, cells: Sequence[str], has_price: bool) -> None:
+        self._title, self._cells, self._has_price = title, cells, has_price
         self._last = 0.0
         self._seen: deque[tuple[float, int]] = deque()
 
@@ -74,18 +80,26 @@ class _View:
             ranks[rank] += num
         by_rank = " ".join(f"N{rank} {num:,}" for rank, num in sorted(ranks.items()))
         yield "accepted", f"{progress.num_accepted:,} {f'({by_rank})' if by_rank else ''}".strip()
-        cells = [
-            sum(num for (cell, _), num in progress.cells.items() if cell == c) for c in {c for c, _ in progress.cells}
-        ]
-        if len(cells) > 1:
-            yield "attribute cells", f"{len(cells)}, {min(cells):,} to {max(cells):,} texts each"
+        if len(self._cells) > 1:
+            yield "attribute cells", self._laggards(progress)
         if progress.reasons:
             yield "refused", " ".join(f"{reason} {num:,}" for reason, num in progress.reasons.most_common(4))
-        yield "spent", f"${progress.spent_usd:,.4f}, {progress.spent_tokens:,} tokens"
+        money = f"${progress.spent_usd:,.4f}" if self._has_price else "no known price"
+        yield "spent", f"{money}, {progress.spent_tokens:,} tokens"
         if progress.input_tokens:
             yield "cache hits", f"{progress.cached_tokens / progress.input_tokens:.0%} of the input tokens"
         if progress.waiting_for:
             yield "waiting for", progress.waiting_for
+
+    def _laggards(self, progress: Progress) -> str:
+        """How many texts the cells have, and by name those that have the fewest."""
+        texts = [0] * len(self._cells)
+        for (cell, _), num in progress.cells.items():
+            if 0 <= cell < len(texts):
+                texts[cell] += num
+        fewest = sorted(range(len(texts)), key=lambda cell: (texts[cell], cell))[:_LAGGARDS]
+        named = "; ".join(f"{shortened(self._cells[cell], 40)} {texts[cell]:,}" for cell in fewest)
+        return f"{len(texts):,}, {min(texts):,} to {max(texts):,} texts each; fewest: {named}"
 
     def _rate(self, progress: Progress) -> float:
         now = time.monotonic()

@@ -71,6 +71,17 @@ def visible(text: str) -> str:
     return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
 
 
+def one_line(text: str) -> str:
+    """Text from anywhere as one line that is safe to show."""
+    return re.sub(r"\s*[\n\t]\s*", " ", visible(text)).strip()
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """One line of at most so many characters."""
+    line = one_line(text)
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
 def escape(text: str) -> str:
     """Text from outside, shown as it is in a terminal: no markup, no control characters."""
     from rich.markup import escape as escape_markup

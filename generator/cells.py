@@ -6,6 +6,7 @@ of a cell is a pure function of recipe and seed, however the work was resumed, s
 """
 
 import gzip
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +25,8 @@ class FileCell(BaseModel):
     """One line of a plan file; which ids it needs depends on its kind's subject."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-    custom_id: str = Field(min_length=1, max_length=180)
+    # A "~" would mark a repair.
+    custom_id: str = Field(min_length=1, max_length=180, pattern=r"^[^~\x00-\x1f\x7f]+$")
     kind: str = Field(min_length=1, max_length=50)
     attributes: dict[str, Any] = {}
     query_id: str | None = None
@@ -40,30 +42,52 @@ class FileCell(BaseModel):
         return self.neighbour_ids or ((self.neighbour_id,) if self.neighbour_id else ())
 
 
+def check_plan_files(paths: Sequence[Path]) -> None:
+    """Read the plan files of a recipe to their ends, before anything of them is asked.
+
+    Raises:
+        GeneratorError: A file is missing, corrupt or empty, a line is malformed, or a custom_id stands twice in them.
+    """
+    seen: dict[str, str] = {}
+    for path in paths:
+        number = 0
+        for number, cell in enumerate(read_cells(path), start=1):
+            if cell.custom_id in seen:
+                raise GeneratorError(
+                    f"{path.name}:{number}: custom_id {cell.custom_id!r} stands twice in the plan, the first time in "
+                    f"{seen[cell.custom_id]}: give each request a name of its own"
+                )
+            seen[cell.custom_id] = path.name
+        if number == 0:
+            raise GeneratorError(f"plan.cells = {path}: the file has no lines, so there is nothing to ask")
+
+
 def read_cells(path: Path) -> Iterator[FileCell]:
     """The cells of a plan file.
 
     Raises:
-        GeneratorError: The file is missing, or a line is malformed or repeats a custom_id.
+        GeneratorError: The file is missing or corrupt, or a line is malformed.
     """
     if not path.is_file():
         raise GeneratorError(f"plan.cells = {path}: no such file")
-    seen: set[str] = set()
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path.name}:{number}"
-            try:
-                cell = FileCell.model_validate(orjson.loads(line))
-            except orjson.JSONDecodeError as error:
-                raise GeneratorError(f"{where}: not JSON: {error}") from error
-            except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                field = ".".join(str(part) for part in first["loc"])
-                raise GeneratorError(f"{where}: field {field!r}: {first['msg']}") from error
-            if cell.custom_id in seen:
-                raise GeneratorError(f"{where}: custom_id {cell.custom_id!r} stands twice in the plan")
-            seen.add(cell.custom_id)
-            yield cell
+        number = 0
+        try:
+            for number, line in enumerate(file, start=1):
+                yield _read_cell(line, f"{path.name}:{number}")
+        except (OSError, EOFError, zlib.error) as error:
+            raise GeneratorError(f"{path}: cannot be read after line {number}: {error}") from error
+
+
+def _read_cell(line: bytes, where: str) -> FileCell:
+    try:
+        return FileCell.model_validate(orjson.loads(line))
+    except orjson.JSONDecodeError as error:
+        raise GeneratorError(f"{where}: not JSON: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise GeneratorError(f"{where}: field {field!r}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One generation run: plan, ask, read, accept. Every step is found done when it is done, so a run resumes by itself."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from itertools import islice
@@ -10,33 +10,39 @@ from typing import Any, TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from db.digest import digest_of
 from db.files import digest_file
 from db.runs import add_rejections, finish_run, start_run
 from db.store import Store
 from db.tables.examples import Task
 from db.tables.ledger import Completion, Rejection, Request, Run, RunRequest
 from db.tables.texts import Collection
-from generator.acceptance import Accepting, RoundTrip
+from generator.acceptance import Accepted, Accepting, RoundTrip
 from generator.budget import WorstCase
 from generator.desk import Desk, Progress
 from generator.engines.batch_file import BadLine
 from generator.engines.running import key_of, run_engine
-from generator.errors import GeneratorError
+from generator.errors import GeneratorError, TooManyRefused
 from generator.gate import Gate
-from generator.ledger import enqueue
+from generator.ledger import Harvestable, enqueue
 from generator.models import facts_of, refuse_if_shut_down
-from generator.plan import BLOCK, ROUND, Neighbours, Planned, Planner, Tally
+from generator.plan import BLOCK, ROUND, Neighbours, Planned, Planner, Tally, attributes_of
+from generator.progress import failures_of
 from generator.prompt_pack import PromptPack
-from generator.recipe import CellPlan, GenerateRecipe, OpenAiBatchEngine, TaskPlan
+from generator.recipe import CellPlan, DocumentPlan, GenerateRecipe, OpenAiBatchEngine, TaskPlan
 
 _CHUNK = 200
-_MAX_FAILURES = 10
 _Item = TypeVar("_Item")
 
 
 @dataclass(slots=True)
 class GenerateReport:
-    """Where the run stands after this call, and what this call added (`num_new_*`)."""
+    """Where the run stands after this call, and what this call added (`num_new_*`).
+
+    Every planned request is answered, waiting or failed. Tokens are of every attempt at what this run asks, whichever
+    run paid for it; `spent_*` is what this run paid. `failures` are the reasons of failed requests, the commonest
+    first.
+    """
 
     run: str
     num_planned: int = 0
@@ -54,6 +60,7 @@ class GenerateReport:
     cached_tokens: int = 0
     output_tokens: int = 0
     spent_usd: float | None = None
+    spent_tokens: int = 0
     is_out_of_budget: bool = False
     is_stopped: bool = False
     bad_lines: list[BadLine] = field(default_factory=list)
@@ -72,6 +79,19 @@ class Helpers:
     round_trips: Mapping[int, RoundTrip] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads answers for the desk; its cells are numbered over all plan tables, as a person sees them."""
+
+    accepting: Accepting
+
+    def read(self, session: Session, items: Sequence[Harvestable]) -> Accepted:
+        return self.accepting.read(session, items)
+
+    def cell_of(self, plan_index: int) -> int:
+        return self.accepting.planner.cell_of(plan_index)
+
+
 def generate(
     store: Store,
     recipe: GenerateRecipe,
@@ -84,11 +104,14 @@ def generate(
     """Bring the run of this recipe as far as its engine's answers allow; with `limit`, by that many answers: a pilot.
 
     Raises:
-        GeneratorError: The plan cannot be made, the model was switched off, or more was refused or failed than the
-            recipe allows: then the run stops as soon as some fifty answers tell so.
+        GeneratorError: The plan cannot be made, the model was switched off, or the recipe needs helpers that were not
+            given.
+        TooManyRefused: More was refused or failed than the recipe allows; the run stops as soon as some fifty answers
+            tell so. The report comes with it.
         EngineStopped: The engine cannot go on; the run resumes when called again.
     """
     helpers = helpers or Helpers()
+    _refuse_missing_helpers(recipe, helpers)
     facts = facts_of(recipe.model)
     refuse_if_shut_down(facts, today)
     planner = Planner(recipe, helpers.neighbours)
@@ -99,13 +122,12 @@ def generate(
     report = GenerateReport(recipe.name)
     _enqueue(store, run_id, recipe, planner, planner.first)
     with store.read() as session:
-        report.num_planned = _num_links(session, run_id)
         collections = [_collection_id(session, plan) for plan in recipe.plan]
     worst = WorstCase(facts, recipe.max_output_tokens or facts.max_output, isinstance(recipe.engine, OpenAiBatchEngine))
     desk = Desk(
         store,
         run_id,
-        Accepting(planner, run_id, collections, helpers.gate, helpers.round_trips),
+        _Reader(Accepting(planner, run_id, collections, helpers.gate, helpers.round_trips)),
         worst=worst,
         budget=recipe.budget,
         follow_ups=lambda: _follow_up(store, run_id, recipe, planner),
@@ -115,7 +137,7 @@ def generate(
         secret=key,
     )
     desk.progress.spent_usd, desk.progress.spent_tokens = spent
-    desk.progress.num_planned = report.num_planned
+    _resume(store, run_id, planner, desk.progress)
     with desk:
         desk.read_waiting()
         run_engine(desk, recipe.engine, recipe.model, key, report.bad_lines.append)
@@ -126,14 +148,33 @@ def generate(
     return report
 
 
+def _refuse_missing_helpers(recipe: GenerateRecipe, helpers: Helpers) -> None:
+    """A gate or a round trip that the recipe names and nobody measures would let everything through."""
+    if recipe.gate is not None and helpers.gate is None:
+        raise GeneratorError("the recipe has a [gate], and no helper that measures similarity was given: pass helpers=")
+    for number, plan in enumerate(recipe.plan):
+        if isinstance(plan, DocumentPlan) and plan.top_k and number not in helpers.round_trips:
+            raise GeneratorError(
+                f"plan.top_k = {plan.top_k}, and no helper that checks round trips was given for plan table {number}: "
+                "pass helpers=, or set top_k = 0"
+            )
+
+
 def resolved_recipe(recipe: GenerateRecipe) -> dict[str, object]:
-    """The recipe's identity with digests of the files that decide what is asked: other contents are another run."""
-    contents: dict[str, object] = {"pack_digest": PromptPack.load(recipe.pack).digest}
+    """The recipe's identity with digests of what else decides what is asked (the pack, plan files, named attribute
+    sets): other contents are another run."""
+    pack = PromptPack.load(recipe.pack)
+    contents: dict[str, object] = {"pack_digest": pack.digest}
     for number, plan in enumerate(recipe.plan):
         if isinstance(plan, CellPlan):
             if not plan.cells.is_file():
                 raise GeneratorError(f"plan.cells = {plan.cells}: no such file")
             contents[f"cells_digest_{number}"] = digest_file(plan.cells)
+            continue
+        entry = pack.entry(plan.entry)
+        # A named set stands in a file of ours; a table of one's own stands in the recipe.
+        if isinstance(plan.attributes or entry.facts.attributes, str):
+            contents[f"attributes_digest_{number}"] = digest_of(attributes_of(plan, entry))
     return {**recipe.identity(), **contents}
 
 
@@ -166,8 +207,30 @@ def _enqueue(
     return num, num_new
 
 
-def _num_links(session: Session, run_id: int) -> int:
-    return session.scalar(select(func.count()).where(RunRequest.run_id == run_id)) or 0
+def _resume(store: Store, run_id: int, planner: Planner, progress: Progress) -> None:
+    """Start the progress from what the store has of this run; a run with open requests goes on."""
+    num_open = 0
+    with store.read() as session:
+        rows = session.execute(
+            select(RunRequest.plan_index, RunRequest.outcome, RunRequest.num_accepted, RunRequest.notes).where(
+                RunRequest.run_id == run_id
+            ),
+            execution_options={"yield_per": 5_000},
+        )
+        for plan_index, outcome, num_accepted, notes in rows:
+            progress.num_planned += 1
+            if outcome is None:
+                num_open += 1
+                continue
+            progress.outcomes[outcome] += 1
+            progress.num_accepted += num_accepted
+            progress.num_suspect += len((notes or {}).get("suspect", ()))
+            cell = planner.cell_of(plan_index)
+            progress.cells.update((cell, rank) for rank in (notes or {}).get("ranks", ()))
+    if num_open:
+        with store.write() as session:
+            run = session.get_one(Run, run_id)
+            run.state, run.finished_at = "running", None
 
 
 def _follow_up(store: Store, run_id: int, recipe: GenerateRecipe, planner: Planner) -> int:
@@ -265,19 +328,21 @@ def _summarise(store: Store, run_id: int, report: GenerateReport) -> None:
             .group_by(RunRequest.outcome, Request.state)
         ).all()
         for outcome, state, num, accepted in links:
-            if outcome is None and state == "failed":
-                report.num_failed += num
-            elif outcome is None:
-                report.num_waiting += num
-            else:
+            report.num_planned += num
+            report.num_accepted += int(accepted)
+            if outcome is not None:
                 report.outcomes[outcome] = report.outcomes.get(outcome, 0) + num
-                report.num_accepted += int(accepted)
-        report.num_planned = sum(num for *_, num, _ in links)
+            # What was read is answered, with a text or without: a refusal leaves its request failed.
+            if outcome is not None or state == "done":
+                report.num_answered += num
+            elif state == "failed":
+                report.num_failed += num
+            else:
+                report.num_waiting += num
         reasons = select(Rejection.reason, func.count()).where(Rejection.run_id == run_id).group_by(Rejection.reason)
         report.refused = dict(sorted((reason, num) for reason, num in session.execute(reasons)))
-        if report.num_failed:
-            report.failures = _failures(session, run_id)
-        _sum_tokens(session, run_id, report)
+        report.failures = failures_of(session, run_id)
+        _sum_spent(session, run_id, report)
         for notes in session.scalars(
             select(RunRequest.notes).where(RunRequest.run_id == run_id, RunRequest.notes.is_not(None)),
             execution_options={"yield_per": 5_000},
@@ -286,47 +351,19 @@ def _summarise(store: Store, run_id: int, report: GenerateReport) -> None:
             report.num_repaired_json += bool((notes or {}).get("json_repaired"))
 
 
-def _sum_tokens(session: Session, run_id: int, report: GenerateReport) -> None:
-    """Tokens of the answers that this run reads, whichever run paid for them; money is what this run paid."""
+def _sum_spent(session: Session, run_id: int, report: GenerateReport) -> None:
+    """Tokens of every attempt, good or not, as all of them are paid for; and what this run has paid."""
     sums = session.execute(
         select(
-            func.sum(Completion.input_tokens),
-            func.sum(Completion.cached_tokens),
-            func.sum(Completion.output_tokens),
-            func.count(func.distinct(Completion.request_id)),
+            func.sum(Completion.input_tokens), func.sum(Completion.cached_tokens), func.sum(Completion.output_tokens)
         )
         .join(RunRequest, RunRequest.request_id == Completion.request_id)
-        .where(RunRequest.run_id == run_id, Completion.error.is_(None))
+        .where(RunRequest.run_id == run_id)
     ).one()
-    values = [int(value or 0) for value in sums]
-    report.input_tokens, report.cached_tokens, report.output_tokens, report.num_answered = values
+    report.input_tokens, report.cached_tokens, report.output_tokens = (int(value or 0) for value in sums)
     run = session.get_one(Run, run_id)
+    report.spent_tokens = run.spent_tokens
     report.spent_usd = run.spent_usd if facts_of(run.recipe["model"]).has_price else None
-
-
-def _failures(session: Session, run_id: int) -> dict[str, int]:
-    """What the last attempts at the requests that failed say, the commonest first."""
-    newest = (
-        select(func.max(Completion.attempt))
-        .where(Completion.request_id == RunRequest.request_id)
-        .correlate(RunRequest)
-        .scalar_subquery()
-    )
-    rows = session.execute(
-        select(Completion.error, func.count())
-        .join(RunRequest, RunRequest.request_id == Completion.request_id)
-        .join(Request, Request.id == RunRequest.request_id)
-        .where(
-            RunRequest.run_id == run_id,
-            RunRequest.outcome.is_(None),
-            Request.state == "failed",
-            Completion.attempt == newest,
-        )
-        .group_by(Completion.error)
-        .order_by(func.count().desc(), Completion.error)
-        .limit(_MAX_FAILURES)
-    )
-    return {error or "no reason given": num for error, num in rows}
 
 
 def _close(store: Store, run_id: int, recipe: GenerateRecipe, report: GenerateReport, progress: Progress) -> None:
@@ -348,9 +385,10 @@ def _close(store: Store, run_id: int, recipe: GenerateRecipe, report: GenerateRe
             if progress.is_mostly_rejected and report.num_waiting
             else ""
         )
-        raise GeneratorError(
+        raise TooManyRefused(
             f"{share:.0%} of the completions were refused or failed, above max_rejected = {recipe.max_rejected:.0%} "
-            f"(most: {why}){early}; nothing is lost: see 'gradus status', then mend the prompt or raise max_rejected"
+            f"(most: {why}){early}; nothing is lost: see 'gradus status', then mend the prompt or raise max_rejected",
+            report,
         )
 
 

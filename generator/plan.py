@@ -7,6 +7,7 @@ stage. A repair of the request at index i has index i + its round times `ROUND`.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.digest import digest_of
 from db.runs import Rejected
-from generator.cells import Cells, FileCell, Place, read_cells
+from generator.cells import Cells, FileCell, Place, check_plan_files, read_cells
 from generator.collection_texts import CollectionTexts, Text, draw_documents, draw_pairs
 from generator.errors import GeneratorError
 from generator.prompt_pack import Entry, PromptPack, attribute_set
@@ -73,6 +74,7 @@ class Planner:
         Raises:
             GeneratorError: A cell is malformed, or names what the collection or the pack does not have.
         """
+        check_plan_files([plan.cells for plan in self.recipe.plan if isinstance(plan, CellPlan)])
         for number, plan in enumerate(self.recipe.plan):
             if isinstance(plan, CellPlan):
                 yield from self._from_file(session, plan, number * BLOCK)
@@ -95,6 +97,13 @@ class Planner:
         elif places:
             yield from self._drawn(session, number, sorted(places, key=lambda place: place.number))
 
+    def second_stage(self, number: int, num: int, tasks: Sequence[tuple[str, str]]) -> Iterator[Planned]:
+        """The first `num` examples of a table of tasks, as if these (type, task) had been brainstormed."""
+        plan, cells = self.recipe.plan[number], self.cells(number)
+        assert isinstance(plan, TaskPlan)
+        places = [cells.place(place) for place in range(num)]
+        yield from self._examples(plan, number * BLOCK, places, [(0, *task) for task in tasks])
+
     def cells(self, number: int) -> Cells:
         """The attribute cells of one plan table.
 
@@ -110,7 +119,7 @@ class Planner:
         assert not isinstance(plan, CellPlan)
         entry = self.pack.entry(plan.entry)
         chosen = {key: (value,) for key, value in self._choices(plan, entry).items()}
-        attributes = {key: values for key, values in self._attributes(plan, entry).items() if key not in chosen}
+        attributes = {key: values for key, values in attributes_of(plan, entry).items() if key not in chosen}
         return Cells(attributes, self.recipe.seed, f"cells {number}")
 
     def place_of(self, plan_index: int) -> tuple[int, Place] | None:
@@ -123,28 +132,33 @@ class Planner:
             return (number, self.cells(number).place(inside - _STAGE_TWO)) if inside >= _STAGE_TWO else None
         return number, self.cells(number).place(inside)
 
+    @cached_property
+    def cell_names(self) -> tuple[str, ...]:
+        """A name for every attribute cell, over all plan tables in order; a plan from a file has none."""
+        names: list[str] = []
+        for number, plan in enumerate(self.recipe.plan):
+            if not isinstance(plan, CellPlan):
+                told = (", ".join(self.cells(number).values(cell).values()) for cell in range(len(self.cells(number))))
+                mark = f"{number + 1}: " if len(self.recipe.plan) > 1 else ""
+                names += [f"{mark}{name or plan.entry}" for name in told]
+        return tuple(names)
+
+    def cell_of(self, plan_index: int) -> int:
+        """The place of a request's cell in `cell_names`; -1 where it has none."""
+        placed = self.place_of(plan_index)
+        if placed is None:
+            return -1
+        number, place = placed
+        before = (n for n in range(number) if not isinstance(self.recipe.plan[n], CellPlan))
+        return sum(len(self.cells(n)) for n in before) + place.cell
+
     def _ranks(self, plan: PairPlan | TaskPlan | DocumentPlan) -> Sequence[int]:
         """Ranks that every cell has to fill; an entry without slots fills one."""
         return range(1, max(1, len(self.pack.entry(plan.entry).facts.slots)) + 1)
 
-    def _attributes(self, plan: PairPlan | TaskPlan | DocumentPlan, entry: Entry) -> dict[str, tuple[str, ...]]:
-        """Attributes of the cells: of a named set those that the prompt uses."""
-        given = plan.attributes if plan.attributes is not None else entry.facts.attributes
-        if given is None:
-            return {}
-        used = entry.variables | set(entry.facts.choose)
-        if isinstance(given, str):
-            return {name: values for name, values in attribute_set(given).items() if name in used}
-        if unused := sorted(given.keys() - used):
-            raise GeneratorError(
-                f"plan.attributes: the prompt of entry {entry.name!r} does not use {', '.join(map(repr, unused))}; "
-                f"it uses {', '.join(sorted(used)) or 'none'}"
-            )
-        return dict(given)
-
     def _choices(self, plan: PairPlan | TaskPlan | DocumentPlan, entry: Entry) -> dict[str, tuple[str, ...]]:
         """Attributes whose value the model chooses from the whole set."""
-        attributes = self._attributes(plan, entry)
+        attributes = attributes_of(plan, entry)
         return {name: attributes.get(name, ()) for name in entry.facts.choose}
 
     def _variables(self, plan: PairPlan | TaskPlan | DocumentPlan, values: dict[str, str]) -> dict[str, object]:
@@ -307,6 +321,26 @@ class Planner:
                     source={"document": document.key},
                     sample_index=place.number // len(drawn),
                 )
+
+
+def attributes_of(plan: PairPlan | TaskPlan | DocumentPlan, entry: Entry) -> dict[str, tuple[str, ...]]:
+    """Attributes of a plan table with their values: its own, or the entry's; of a named set those that the prompt uses.
+
+    Raises:
+        GeneratorError: The set does not exist, or the prompt does not use an attribute of the recipe.
+    """
+    given = plan.attributes if plan.attributes is not None else entry.facts.attributes
+    if given is None:
+        return {}
+    used = entry.variables | set(entry.facts.choose)
+    if isinstance(given, str):
+        return {name: values for name, values in attribute_set(given).items() if name in used}
+    if unused := sorted(given.keys() - used):
+        raise GeneratorError(
+            f"plan.attributes: the prompt of entry {entry.name!r} does not use {', '.join(map(repr, unused))}; "
+            f"it uses {', '.join(sorted(used)) or 'none'}"
+        )
+    return dict(given)
 
 
 def _at_ranks(found: Sequence[int], ranks: Sequence[int]) -> list[int]:

@@ -17,7 +17,8 @@ _RECENT = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """Counts of one run. `per_minute` is of the last minute; `eta_s` follows from it."""
+    """Counts of one run. `per_minute` is of the last minute, `eta_s` follows from it; `failures` are the commonest
+    reasons of requests that failed."""
 
     run: str
     state: str
@@ -27,6 +28,7 @@ class RunProgress:
     num_failed: int
     num_waiting: int
     outcomes: dict[str, int]
+    failures: dict[str, int]
     accepted_by_rank: dict[int, int]
     input_tokens: int
     cached_tokens: int
@@ -50,6 +52,15 @@ def progress_of_last_runs(session: Session, limit: int = 3) -> list[RunProgress]
         .limit(limit)
     )
     return [run_progress(session, run) for run in session.scalars(runs)]
+
+
+def newest_run(session: Session, name: str) -> tuple[int, int] | None:
+    """(answered, planned) requests of the newest generation run of this name; None when there is none."""
+    run = session.scalar(select(Run).where(Run.kind == "generate", Run.name == name).order_by(Run.id.desc()).limit(1))
+    if run is None:
+        return None
+    now = run_progress(session, run)
+    return now.num_planned - now.num_waiting - now.num_failed, now.num_planned
 
 
 def run_progress(session: Session, run: Run) -> RunProgress:
@@ -90,6 +101,7 @@ def run_progress(session: Session, run: Run) -> RunProgress:
         num_failed=states["failed"],
         num_waiting=waiting,
         outcomes=dict(outcomes),
+        failures=failures_of(session, run.id),
         accepted_by_rank=_by_rank(session, run.id),
         input_tokens=tokens[0],
         cached_tokens=tokens[1],
@@ -100,6 +112,26 @@ def run_progress(session: Session, run: Run) -> RunProgress:
         per_minute=int(recent),
         eta_s=waiting / recent * 60 if recent else None,
     )
+
+
+def failures_of(session: Session, run_id: int, limit: int = 5) -> dict[str, int]:
+    """Why requests of the run failed, by the last attempt at each: the commonest reasons, each with how many."""
+    last = (
+        select(func.max(Completion.attempt))
+        .where(Completion.request_id == RunRequest.request_id)
+        .correlate(RunRequest)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(Completion.error, func.count())
+        .join(RunRequest, (RunRequest.request_id == Completion.request_id) & (Completion.attempt == last))
+        .join(Request, Request.id == RunRequest.request_id)
+        .where(RunRequest.run_id == run_id, RunRequest.outcome.is_(None), Request.state == "failed")
+        .group_by(Completion.error)
+        .order_by(func.count().desc(), Completion.error)
+        .limit(limit)
+    )
+    return {error or "no reason was given": num for error, num in rows}
 
 
 def _by_rank(session: Session, run_id: int) -> dict[int, int]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from app.options import JsonFile, StoreUrl
-from app.terminal import console, escape, show_table, write_json
+from app.terminal import console, escape, shortened, show_table, write_json
 
 if TYPE_CHECKING:
     from generator.progress import RunProgress
@@ -50,6 +50,7 @@ def _facts(one: "RunProgress") -> list[tuple[str, str]]:
     return [
         ("read", f"{one.num_read:,} of {one.num_planned:,}"),
         ("in flight, waiting, failed", f"{one.num_leased:,}, {one.num_waiting - one.num_leased:,}, {one.num_failed:,}"),
+        *((f"failed: {shortened(reason)}", f"{num:,}") for reason, num in list(one.failures.items())[:1]),
         ("answers", rate),
         ("outcomes", ", ".join(f"{num:,} {outcome}" for outcome, num in sorted(one.outcomes.items())) or "none yet"),
         ("accepted by rank", by_rank or "none yet"),

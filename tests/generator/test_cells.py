@@ -1,5 +1,6 @@
 """Cells are balanced, and the n-th request of a cell is the same however it is reached."""
 
+import gzip
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator.cells import Cells, read_cells
+from generator.cells import Cells, check_plan_files
 from generator.errors import GeneratorError
 from generator.plan import Tally, _at_ranks, _wanted_places
 from generator.recipe import PairPlan
@@ -61,10 +62,24 @@ def test_neighbours_stand_at_their_ranks_or_where_the_list_ends() -> None:
         ("{half", "not JSON"),
         ('{"kind": "x"}', "custom_id"),
         ('{"custom_id": "", "kind": "x"}', "custom_id"),
+        ('{"custom_id": "a~1", "kind": "x"}', "custom_id"),
         ('{"custom_id": "a", "kind": "x"}\n{"custom_id": "a", "kind": "x"}', "stands twice"),
     ],
 )
 def test_a_bad_line_of_a_plan_file_is_named(tmp_path: Path, line: str, told: str) -> None:
     (tmp_path / "plan.jsonl").write_text(line)
     with pytest.raises(GeneratorError, match=rf"plan.jsonl:\d: .*{told}"):
-        list(read_cells(tmp_path / "plan.jsonl"))
+        check_plan_files([tmp_path / "plan.jsonl"])
+
+
+def test_a_plan_file_that_is_empty_or_corrupt_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    with pytest.raises(GeneratorError, match="no lines"):
+        check_plan_files([tmp_path / "empty.jsonl"])
+    whole = gzip.compress(b'{"custom_id": "a", "kind": "x"}\n' * 50)
+    broken = bytearray(whole)
+    broken[25] ^= 255
+    for name, data in (("cut", whole[:-12]), ("none", b"not gzip"), ("flipped", bytes(broken))):
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(data)
+        with pytest.raises(GeneratorError, match=rf"{name}.jsonl.gz"):
+            check_plan_files([tmp_path / f"{name}.jsonl.gz"])
