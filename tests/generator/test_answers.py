@@ -13,7 +13,8 @@ from generator.answers import Draft, DraftNegative, Met, Refusal, read_answer
 from generator.checks import AnswerContext, check_negative, share_of_words_changed
 from generator.prompt_pack import Checks, Entry, PromptPack, Slot, bundled_packs
 
-ENTRIES = [pack.entry(name) for pack in bundled_packs() for name in pack.entry_names]
+ALL = [pack.entry(name) for pack in bundled_packs() for name in pack.entry_names]
+ENTRIES = [entry for entry in ALL if entry.facts.response_format != "text"]
 V1 = PromptPack.load("v1").entry("graded_negatives")
 GOOD: dict[str, Any] = {
     "reflection": {},

@@ -100,7 +100,7 @@ def test_failed_requests_are_told_with_their_commonest_reasons(store: Store, too
     model_server.script = lambda body, _: toolbox.Reply(
         status=400, body={"error": {"message": f"too long {int('query 4' in toolbox.prompt_of(body))}"}}
     )
-    report = generate(store, toolbox.recipe_for(model_server, num=5))
+    report = generate(store, toolbox.recipe_for(model_server, num=5, max_rejected=1))
     assert (report.num_planned, report.num_failed, report.num_answered) == (5, 5, 0)
     assert list(report.failures.values()) == [4, 1]
     assert "too long 0" in next(iter(report.failures))

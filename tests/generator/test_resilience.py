@@ -300,7 +300,7 @@ base_url = "{model_server.url}"
     )
     command = [str(Path(sys.executable).parent / "gradus"), "generate", str(tmp_path / "recipe.toml"), "--store", url]
     failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert failed.returncode == 1 and "1 request(s) failed for good, most with: status 400" in failed.stderr
+    assert failed.returncode == 1 and "1 of 60 requests failed, most often: status 400" in failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1
     model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body))
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
