@@ -228,6 +228,19 @@ class Desk:
             self._write(lambda session: leases.release_leases(session, self.run_id, ids))
             self.progress.num_in_flight -= len(items)
 
+    def free_what_the_dead_hold(self) -> bool:
+        """What processes and files of this machine hold that are gone. Returns whether there was any."""
+        with self.store.read() as session:
+            holders = leases.open_work(session, self.run_id).holders
+        dead = [holder for holder, _ in holders if holder != self.holder and is_dead(holder)]
+        if dead:
+            self._write(lambda session: leases.free_leases_of(session, dead))
+        return bool(dead)
+
+    def begin_again(self) -> None:
+        """From the first request, with what failed: for an engine whose answers come in a later call."""
+        self._after, self._is_first_pass = -1, True
+
     def look_back(self, plan_index: int) -> None:
         """Requests beyond this plan index were given back: the next `take` sees them again."""
         self._new_from = plan_index + 1 if self._new_from is None else min(self._new_from, plan_index + 1)
@@ -330,9 +343,7 @@ class Desk:
             with self.store.read() as session:
                 open_work = leases.open_work(session, self.run_id)
             held = [row for row in open_work.holders if row[0] != self.holder and not waits_for_outside(row[0])]
-            dead = [holder for holder, _ in held if is_dead(holder)]
-            if dead:
-                self._write(lambda session, dead=dead: leases.free_leases_of(session, dead))  # type: ignore[misc]
+            dead = self.free_what_the_dead_hold()
             if open_work.num_pending or dead or any(until < utc_now() for _, until in held):
                 # Pending ones that could not be taken are being leased by another process at this very moment.
                 self.stopping.wait(0.02)

@@ -24,10 +24,11 @@ from generator.engines.batch_file import BadLine
 from generator.engines.running import key_of, run_engine
 from generator.errors import GeneratorError, TooManyRefused
 from generator.gate import Gate
+from generator.holders import file_of, waits_for_outside
 from generator.ledger import Harvestable, enqueue
 from generator.models import facts_of, refuse_if_shut_down
 from generator.plan import BLOCK, ROUND, Neighbours, Planned, Planner, Tally, attributes_of
-from generator.progress import failures_of
+from generator.progress import HAS_FAILED, failures_of
 from generator.prompt_pack import PromptPack
 from generator.recipe import CellPlan, DocumentPlan, GenerateRecipe, OpenAiBatchEngine, TaskPlan
 
@@ -49,6 +50,7 @@ class GenerateReport:
     num_answered: int = 0
     num_new_answers: int = 0
     num_waiting: int = 0
+    waiting_in: dict[str, int] = field(default_factory=dict)
     num_failed: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -321,26 +323,28 @@ def _collection_id(session: Session, plan: Any) -> int | None:
 def _summarise(store: Store, run_id: int, report: GenerateReport) -> None:
     """Totals of the run from the store, so that a resumed run reports the same as an uninterrupted one."""
     with store.read() as session:
+        has_answer = (Request.state == "done").label("has_answer")
         links = session.execute(
-            select(RunRequest.outcome, Request.state, func.count(), func.sum(RunRequest.num_accepted))
+            select(RunRequest.outcome, has_answer, HAS_FAILED, func.count(), func.sum(RunRequest.num_accepted))
             .join(Request, Request.id == RunRequest.request_id)
             .where(RunRequest.run_id == run_id)
-            .group_by(RunRequest.outcome, Request.state)
+            .group_by(RunRequest.outcome, has_answer, HAS_FAILED)
         ).all()
-        for outcome, state, num, accepted in links:
+        for outcome, is_done, has_failed, num, accepted in links:
             report.num_planned += num
             report.num_accepted += int(accepted)
             if outcome is not None:
                 report.outcomes[outcome] = report.outcomes.get(outcome, 0) + num
             # What was read is answered, with a text or without: a refusal leaves its request failed.
-            if outcome is not None or state == "done":
+            if outcome is not None or is_done:
                 report.num_answered += num
-            elif state == "failed":
+            elif has_failed:
                 report.num_failed += num
             else:
                 report.num_waiting += num
         reasons = select(Rejection.reason, func.count()).where(Rejection.run_id == run_id).group_by(Rejection.reason)
         report.refused = dict(sorted((reason, num) for reason, num in session.execute(reasons)))
+        report.waiting_in = _waiting_in(session, run_id)
         report.failures = failures_of(session, run_id)
         _sum_spent(session, run_id, report)
         for notes in session.scalars(
@@ -364,6 +368,19 @@ def _sum_spent(session: Session, run_id: int, report: GenerateReport) -> None:
     run = session.get_one(Run, run_id)
     report.spent_tokens = run.spent_tokens
     report.spent_usd = run.spent_usd if facts_of(run.recipe["model"]).has_price else None
+
+
+def _waiting_in(session: Session, run_id: int) -> dict[str, int]:
+    """Files and batches that hold requests of the run, with how many."""
+    rows = session.execute(
+        select(Request.lease_holder, func.count())
+        .join(RunRequest, RunRequest.request_id == Request.id)
+        .where(RunRequest.run_id == run_id, RunRequest.outcome.is_(None), Request.state == "leased")
+        .group_by(Request.lease_holder)
+    )
+    return {
+        str(file_of(holder) or holder): num for holder, num in rows if holder is not None and waits_for_outside(holder)
+    }
 
 
 def _close(store: Store, run_id: int, recipe: GenerateRecipe, report: GenerateReport, progress: Progress) -> None:

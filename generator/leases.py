@@ -1,8 +1,8 @@
 """Leases: which process brings the answer to which request, until when.
 
 A process' lease ends by the clock, which its heartbeat puts forward; one that ran out is taken over by whoever asks
-next. A batch's ends when the batch is collected, never by the clock: its answers are paid for. Functions take a session
-and never commit; whoever opened it does.
+next. A batch's ends when the batch is collected, and a file's when its answers are read or the file is gone, never by
+the clock: they may be paid for. Functions take a session and never commit; whoever opened it does.
 """
 
 import zlib
@@ -17,23 +17,38 @@ from sqlalchemy.orm import Session
 from db.tables.base import utc_now
 from db.tables.ledger import Request, RequestBody, RunRequest
 from generator.budget import Room, Spent, WorstCase, book_all, unreserve
-from generator.holders import BATCH
+from generator.holders import BATCH, FILE
 from generator.ledger import FREED, Wanted
 
 
 def _is_free(*, is_failed_too: bool) -> ColumnElement[bool]:
     """Requests that may be asked now: without an answer, and not leased to a process whose clock still runs."""
     states = ("pending", "failed") if is_failed_too else ("pending",)
-    has_clock = Request.lease_holder.is_(None) | not_(Request.lease_holder.startswith(BATCH))
+    outside = Request.lease_holder.startswith(BATCH) | Request.lease_holder.startswith(FILE)
+    has_clock = Request.lease_holder.is_(None) | not_(outside)
     ran_out = (Request.state == "leased") & (Request.leased_until < utc_now()) & has_clock
     return or_(Request.state.in_(states), ran_out)
 
 
-def wanted(session: Session, run_id: int) -> Iterator[Wanted]:
-    """Requests of the run that remain to be asked, in plan order."""
-    statement = _unread(run_id).where(_is_free(is_failed_too=True))
-    for key, custom_id, index, body, *_ in session.execute(statement, execution_options={"yield_per": 500}):
+def held_by(session: Session, run_id: int, holder: str) -> Iterator[Wanted]:
+    """Requests of the run that this batch or file holds, in plan order."""
+    rows = session.execute(
+        select(Request.id, RunRequest.custom_id, RunRequest.plan_index, RequestBody.body)
+        .join(RunRequest, RunRequest.request_id == Request.id)
+        .join(RequestBody, RequestBody.request_id == Request.id)
+        .where(RunRequest.run_id == run_id, Request.lease_holder == holder, Request.state == "leased")
+        .order_by(RunRequest.plan_index),
+        execution_options={"yield_per": 500},
+    )
+    for key, custom_id, index, body in rows:
         yield Wanted(key, custom_id, index, zlib.decompress(body))
+
+
+def hand_over(session: Session, items: Sequence[Wanted], holder: str) -> None:
+    """From this process to a batch or a file, whose lease no clock ends."""
+    for start in range(0, len(items), 500):
+        ids = select(Request.id).where(Request.id.in_([item.request_id for item in items[start : start + 500]]))
+        _change(session, ids, {"lease_holder": holder, "leased_until": utc_now()})
 
 
 def _unread(run_id: int) -> Select[int, str, int, bytes, int | None, float | None, int | None]:
@@ -128,7 +143,7 @@ def renew_leases(session: Session, holder: str, lease_s: float) -> None:
 def free_leases_of(session: Session, holders: Sequence[str]) -> int:
     """Let the clock of dead holders run out at once. Returns how many requests that frees."""
     dead = select(Request.id).where(Request.lease_holder.in_(holders), Request.state == "leased")
-    return _change(session, dead, {"leased_until": utc_now() - timedelta(seconds=1)})
+    return _change(session, dead, {"leased_until": utc_now() - timedelta(seconds=1), "lease_holder": None})
 
 
 def _change(session: Session, ids: Select[int], values: dict[str, Any], *, skip_locked: bool = False) -> int:

@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import exists, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from db.tables.base import utc_now
 from db.tables.ledger import Completion, Request, Run, RunRequest
+from generator.holders import FILE
 from generator.models import facts_of
 
 _RECENT = timedelta(seconds=60)
@@ -114,6 +115,16 @@ def run_progress(session: Session, run: Run) -> RunProgress:
     )
 
 
+_Earlier = aliased(Completion)
+# What failed and stands in a file of requests again has still failed, until its answer comes.
+HAS_FAILED = or_(
+    Request.state == "failed",
+    (Request.state == "leased")
+    & func.coalesce(Request.lease_holder, "").startswith(FILE)
+    & exists(select(_Earlier.id).where(_Earlier.request_id == Request.id).correlate(Request)),
+)
+
+
 def failures_of(session: Session, run_id: int, limit: int = 5) -> dict[str, int]:
     """Why requests of the run failed, by the last attempt at each: the commonest reasons, each with how many."""
     last = (
@@ -126,7 +137,7 @@ def failures_of(session: Session, run_id: int, limit: int = 5) -> dict[str, int]
         select(Completion.error, func.count())
         .join(RunRequest, (RunRequest.request_id == Completion.request_id) & (Completion.attempt == last))
         .join(Request, Request.id == RunRequest.request_id)
-        .where(RunRequest.run_id == run_id, RunRequest.outcome.is_(None), Request.state == "failed")
+        .where(RunRequest.run_id == run_id, RunRequest.outcome.is_(None), HAS_FAILED)
         .group_by(Completion.error)
         .order_by(func.count().desc(), Completion.error)
         .limit(limit)

@@ -109,6 +109,7 @@ def _show_report(report: "GenerateReport") -> None:
         ("answered", report.num_answered),
         ("answered by this call", report.num_new_answers),
         ("waiting for an answer", report.num_waiting),
+        *((f"of these in {place}", num) for place, num in sorted(report.waiting_in.items())),
         ("failed, asked again by the next call", report.num_failed),
         *((f"completions {outcome}", num) for outcome, num in sorted(report.outcomes.items())),
         ("texts and tasks accepted", report.num_accepted),

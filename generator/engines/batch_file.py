@@ -1,7 +1,9 @@
 """The `batch_file` engine: requests out, completions in, as JSONL in the OpenAI Batch format.
 
-What answers stands outside: the Batch API, `vllm run-batch`, another vendor, or an air-gapped machine. Completions are
-joined by `custom_id`; a bad line is named with file, line and field and never stops the good ones.
+What answers stands outside: the Batch API, `vllm run-batch`, another vendor, or an air-gapped machine. Requests are
+leased to the file that they are written into, with their worst case of cost reserved, so that no other file gets them
+and a budget or a pilot holds; a file that is deleted frees them. Completions are joined by `custom_id`; a bad line is
+named with file, line and field and never stops the good ones.
 """
 
 import gzip
@@ -12,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.tables.ledger import Request, RunRequest
+from db.tables.ledger import Request, Run, RunRequest
 from generator.desk import Desk
 from generator.engines.chat import chat_answer, error_message
 from generator.errors import GeneratorError
-from generator.leases import wanted
+from generator.holders import FILE, file_holder
+from generator.leases import hand_over, held_by
 from generator.ledger import Answer, Wanted
 from generator.recipe import BatchFileEngine
 
 ENGINE = "batch_file"
 _CHUNK = 200
+_TAKEN_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,28 @@ def run(desk: Desk, engine: BatchFileEngine, on_bad_line: Callable[[BadLine], No
         ingest(desk, engine.completions, on_bad_line)
     if engine.requests is not None:
         desk.plan_more()
-        with desk.store.read() as session:
-            write_requests(engine.requests, wanted(session, desk.run_id))
+        holder = file_holder(engine.requests)
+        _take_all(desk, holder)
+        # In one transaction that holds the run: of two processes with one file, the second sees what the first took.
+        with desk.store.write() as session:
+            session.get_one(Run, desk.run_id, with_for_update={"key_share": True})
+            write_requests(engine.requests, held_by(session, desk.run_id, holder))
+
+
+def _take_all(desk: Desk, holder: str) -> None:
+    """Everything that may be asked now, and what failed before, for this file."""
+    desk.free_what_the_dead_hold()
+    with desk.store.read() as session:
+        in_files = select(func.count()).where(
+            RunRequest.run_id == desk.run_id,
+            RunRequest.request_id == Request.id,
+            Request.lease_holder.startswith(FILE),
+        )
+        desk.progress.num_in_flight = session.scalar(in_files) or 0
+    desk.begin_again()
+    while items := desk.take(_TAKEN_AT_ONCE):
+        with desk.store.write() as session:
+            hand_over(session, items, holder)
 
 
 def ingest(desk: Desk, path: Path, on_bad_line: Callable[[BadLine], None], *, engine: str = ENGINE) -> None:

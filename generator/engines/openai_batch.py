@@ -15,17 +15,16 @@ from typing import Any
 
 import openai
 from sqlalchemy import func, or_, select, update
-from sqlalchemy.orm import Session
 
 from db.digest import digest_of
 from db.tables.base import utc_now
-from db.tables.ledger import Request, RequestBody, RunRequest, VendorBatch
+from db.tables.ledger import Request, VendorBatch
 from generator.desk import Desk
 from generator.engines.batch_file import BadLine, ingest, request_line
 from generator.errors import EngineStopped
 from generator.holders import batch_holder, is_dead
-from generator.leases import release_leases
-from generator.ledger import Wanted, decompressed
+from generator.leases import hand_over, held_by, release_leases
+from generator.ledger import Wanted
 from generator.recipe import OpenAiBatchEngine
 
 ENGINE = "openai_batch"
@@ -127,10 +126,7 @@ def _register(desk: Desk, items: list[Wanted]) -> VendorBatch:
             digest=digest, run_id=desk.run_id, num_requests=len(items), holder=desk.holder, held_until=until
         )
         session.add(batch)
-        for start in range(0, len(items), 500):
-            ids = [item.request_id for item in items[start : start + 500]]
-            change = update(Request).where(Request.id.in_(ids))
-            session.execute(change.values(lease_holder=batch_holder(digest), leased_until=until))
+        hand_over(session, items, batch_holder(digest))
     return batch
 
 
@@ -166,7 +162,7 @@ def _upload(desk: Desk, client: openai.OpenAI, batch: VendorBatch) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "requests.jsonl"
         with desk.store.read() as session, path.open("wb") as file:
-            for item in _requests_of(session, desk.run_id, batch.digest):
+            for item in held_by(session, desk.run_id, batch_holder(batch.digest)):
                 file.write(request_line(item))
         with path.open("rb") as file:
             uploaded = client.files.create(file=file, purpose="batch")
@@ -178,19 +174,6 @@ def _upload(desk: Desk, client: openai.OpenAI, batch: VendorBatch) -> str:
         metadata={_METADATA: batch.digest},
     )
     return created.id
-
-
-def _requests_of(session: Session, run_id: int, digest: str) -> Iterator[Wanted]:
-    rows = session.execute(
-        select(Request.id, RunRequest.custom_id, RunRequest.plan_index, RequestBody.body)
-        .join(RunRequest, RunRequest.request_id == Request.id)
-        .join(RequestBody, RequestBody.request_id == Request.id)
-        .where(RunRequest.run_id == run_id, Request.lease_holder == batch_holder(digest))
-        .order_by(RunRequest.plan_index),
-        execution_options={"yield_per": 500},
-    )
-    for key, custom_id, index, body in rows:
-        yield Wanted(key, custom_id, index, decompressed(body))
 
 
 def _collect_all(desk: Desk, client: openai.OpenAI, on_bad_line: Callable[[BadLine], None]) -> int:

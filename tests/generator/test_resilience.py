@@ -149,6 +149,73 @@ def bodies_committed(store: Store) -> set[bytes]:
         return {zlib.decompress(body) for body in session.scalars(rows.where(Request.state == "done"))}
 
 
+def file_recipe(toolbox: Any, server: Any, folder: Path, name: str = "requests", **fields: Any) -> GenerateRecipe:
+    recipe = toolbox.recipe_for(server, num=60, max_output_tokens=100, **fields)
+    engine = {
+        "kind": "batch_file",
+        "requests": str(folder / f"{name}.jsonl"),
+        "completions": str(folder / "back.jsonl"),
+    }
+    return GenerateRecipe.model_validate({**recipe.model_dump(), "engine": engine})
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def test_a_file_of_requests_keeps_to_a_pilot_and_to_the_budget(
+    store: Store, model_server: Any, toolbox: Any, tmp_path: Path
+) -> None:
+    toolbox.fill(store, 60)
+    out, back = tmp_path / "requests.jsonl", tmp_path / "back.jsonl"
+    recipe = file_recipe(toolbox, model_server, tmp_path, budget={"tokens": 10_000})
+    for _ in range(2):  # the same call again writes the same file
+        assert generate(store, recipe, limit=3).waiting_in == {str(out): 3}
+        assert len(lines_of(out)) == 3
+    report = generate(store, recipe)
+    first = lines_of(out)
+    worst = [len(orjson.dumps(row["body"])) + 100 for row in first]
+    assert 10_000 - 2 * max(worst) < sum(worst) <= 10_000 and not report.is_out_of_budget
+    with store.read() as session:
+        assert session.scalars(select(Run.reserved_tokens)).one() == sum(worst)
+    usage = {"prompt_tokens": 200, "completion_tokens": 50}
+    answers = b""
+    for row in first:
+        body = {"choices": [{"message": {"content": toolbox.negatives_for(row["body"])}, "finish_reason": "stop"}]}
+        response = {"status_code": 200, "body": {**body, "usage": usage}}
+        answers += batch_line(row["custom_id"], None, response=response)
+    back.write_bytes(answers)
+    assert generate(store, recipe).outcomes == {"accepted": len(first)}
+    second = lines_of(out)
+    spent = 250 * len(first)
+    assert not {row["custom_id"] for row in first} & {row["custom_id"] for row in second}
+    assert sum(len(orjson.dumps(row["body"])) + 100 for row in second) <= 10_000 - spent
+    with store.read() as session:
+        assert session.scalars(select(Run.spent_tokens)).one() == spent
+
+
+def test_two_files_never_hold_the_same_request_and_a_deleted_one_frees_its_own(
+    store: Store, model_server: Any, toolbox: Any, tmp_path: Path
+) -> None:
+    toolbox.fill(store, 60)
+    first = file_recipe(toolbox, model_server, tmp_path, "first")
+    second = file_recipe(toolbox, model_server, tmp_path, "second")
+    generate(store, first, limit=20)
+    generate(store, second)
+    generate(store, first)
+    ours, theirs = (lines_of(tmp_path / f"{name}.jsonl") for name in ("first", "second"))
+    assert (len(ours), len(theirs)) == (20, 40)
+    assert len({row["custom_id"] for row in ours + theirs}) == 60
+    # What stands in a file is not asked otherwise as long as the file is there.
+    live = toolbox.recipe_for(model_server, max_output_tokens=100)
+    report = generate(store, live)
+    assert report.num_waiting == 60 and not model_server.came
+    assert report.waiting_in == {str(tmp_path / "first.jsonl"): 20, str(tmp_path / "second.jsonl"): 40}
+    (tmp_path / "second.jsonl").unlink()
+    assert generate(store, live).outcomes == {"accepted": 40}
+    assert sum(model_server.came.values()) == 40
+
+
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing_and_pay_at_most_the_window_twice(
     model_server: Any, toolbox: Any, tmp_path: Path
