@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from db.store import Store
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("app", "curation", "db", "generator", "trainer")
 HEAVY = ("torch", "vllm", "sentence_transformers", "transformers", "streamlit", "datasets", "matplotlib")
@@ -102,10 +104,24 @@ def test_bad_input_ends_with_one_clear_line(tmp_path: Path, arguments: list[str]
         assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_json_on_standard_output_stands_alone(tmp_path: Path) -> None:
-    done = run("status", "--store", f"sqlite:///{tmp_path}/s.db", "--json", "-")
+@pytest.mark.parametrize("option", [["--json", "-"], ["--json=-"]])
+def test_json_on_standard_output_stands_alone(tmp_path: Path, option: list[str]) -> None:
+    Store.open(f"sqlite:///{tmp_path}/s.db").close()
+    done = run("status", "--store", f"sqlite:///{tmp_path}/s.db", *option)
     assert json.loads(done.stdout)["counts"]["examples"] == 0
     assert "In the store" in done.stderr
+
+
+def test_looking_at_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    done = run("status", "--store", f"sqlite:///{tmp_path}/sub/slip.db")
+    assert done.returncode == 1 and "there is no store at" in done.stderr and "gradus import" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_is_one_line_whatever_a_file_name_holds(tmp_path: Path) -> None:
+    done = run("generate", "no\x1b[31m\nsuch\tfile.toml", cwd=tmp_path)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "\x1b" not in done.stderr and "such file.toml" in done.stderr
 
 
 def test_readme_names_commands_and_options_that_exist() -> None:

@@ -35,6 +35,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
         time.sleep(self.server.delay_s)  # type: ignore[attr-defined]
+        if failing := getattr(self.server, "failing", None):
+            self._send(failing[0], orjson.dumps({"error": {"message": failing[1]}}))
+            return
         document = re.findall("<document>(.*?)</document>", body["messages"][0]["content"], re.DOTALL)[-1]
         text = next(text for start, text in QUERIES.items() if document.startswith(start))
         words = document.split("\n")[-1][:60]
@@ -43,7 +46,10 @@ class _Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": 300, "completion_tokens": 40}
         choices = [{"message": {"content": content}, "finish_reason": "stop"}]
         data = orjson.dumps({"model": "m", "choices": choices, "usage": usage})
-        self.send_response(200)
+        self._send(200, data)
+
+    def _send(self, status: int, data: bytes) -> None:
+        self.send_response(status)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -130,6 +136,79 @@ def test_interrupted_it_says_so_and_goes_on(folder: Path, server: ThreadingHTTPS
     assert process.returncode == 130 and "Run it again to go on" in out, (out, err)
     server.delay_s = 0.0  # type: ignore[attr-defined]
     assert run(folder, "generate", "recipe.toml").returncode == 0
+
+
+def test_interrupted_twice_or_early_it_says_what_was_kept(folder: Path, server: ThreadingHTTPServer) -> None:
+    run(folder, "import", "documents", "docs")
+    assert run(folder, "generate", "recipe.toml", "--pilot", "1").returncode == 0
+    server.delay_s = 30.0  # type: ignore[attr-defined]
+    process = subprocess.Popen(
+        [GRADUS, "generate", "recipe.toml"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while json.loads(run(folder, "status", "--json", "-").stdout)["counts"].get("requests leased", 0) == 0:
+        assert time.monotonic() < deadline
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    out, err = process.communicate(timeout=20)
+    told = " ".join(out.split())
+    assert process.returncode == 130, (out, err)
+    assert "1 of 3 requests have answers in the store. Run it again to go on" in told and "Traceback" not in err
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_requests_that_failed_are_told_with_the_reason(folder: Path, server: ThreadingHTTPServer, status: int) -> None:
+    run(folder, "import", "documents", "docs")
+    server.failing = (status, "no \x1b[31m such\nthing")  # type: ignore[attr-defined]
+    recipe = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(recipe + "max_attempts = 1\n")
+    done = run(folder, "generate", "recipe.toml", "--json=-")
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) > 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("gradus: 3 of 3 requests failed, most often: ") and line.endswith("to ask them again")
+    assert "\x1b" not in done.stderr
+    report = json.loads(done.stdout)
+    assert (report["num_planned"], report["num_failed"], sum(report["failures"].values())) == (3, 3, 3)
+    shown = run(folder, "status")
+    assert "failed: " in shown.stdout
+
+
+def test_too_many_refusals_are_reported_before_they_are_an_error(folder: Path) -> None:
+    run(folder, "import", "documents", "docs")
+    recipe = (folder / "recipe.toml").read_text().replace("max_rejected = 1.0", "max_rejected = 0.2\nmax_repairs = 0")
+    (folder / "docs" / "heron.txt").write_text("The heron " + "is silent and speaks of nothing at all " * 3)
+    (folder / "recipe.toml").write_text(recipe.replace("num = 3", 'num = 3\nentry = "logical_negatives"'))
+    done = run(folder, "generate", "recipe.toml", "--json", "out.json")
+    assert done.returncode == 1 and "above max_rejected = 20%" in done.stderr
+    assert "requests planned" in done.stdout
+    report = json.loads((folder / "out.json").read_text())
+    assert report["outcomes"] == {"rejected": 3} and report["output_tokens"] == 120
+
+
+def test_a_dry_run_and_a_pilot_are_not_one(folder: Path) -> None:
+    done = run(folder, "generate", "recipe.toml", "--dry-run", "--pilot", "3")
+    assert done.returncode == 2 and "give one of them" in " ".join(done.stderr.split())
+
+
+def test_a_slip_in_the_collection_is_told_before_anything_is_indexed(folder: Path) -> None:
+    run(folder, "import", "documents", "docs")
+    recipe = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(recipe.replace('"docs"', '"doc"'))
+    done = run(folder, "generate", "recipe.toml", "--dry-run")
+    assert done.returncode == 1 and "did you mean 'docs'?" in done.stderr
+
+
+def test_the_live_view_shows_laggards_by_name_and_no_price_where_none_is_known() -> None:
+    from app.live import _View
+    from generator.desk import Progress
+
+    progress = Progress(num_planned=10, spent_tokens=7)
+    progress.cells.update({(0, 1): 3, (0, 2): 1, (2, 1): 2, (-1, 1): 9})
+    facts = dict(_View("t", ["biology, short", "law, long", "art, long"], False)._facts(progress))
+    assert facts["attribute cells"] == ("3, 0 to 4 texts each; fewest: law, long 0; art, long 2; biology, short 4")
+    assert facts["spent"] == "no known price, 7 tokens"
+    assert dict(_View("t", [], True)._facts(progress))["spent"] == "$0.0000, 7 tokens"
 
 
 def test_a_budget_that_is_spent_is_one_clear_line(folder: Path) -> None:
