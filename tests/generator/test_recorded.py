@@ -49,6 +49,15 @@ def test_rendered_requests_are_the_recorded_ones_byte_for_byte(scifact: Store, n
     assert (num, total.hexdigest()) == RECORDED[name]
 
 
+def test_the_requests_that_wait_for_a_strong_model_are_those_of_today(scifact: Store) -> None:
+    folder = DEMO.parents[1] / "benchmarks" / "prompts_v2"
+    written = [orjson.loads(line) for line in gzip.decompress((folder / "requests.jsonl.gz").read_bytes()).splitlines()]
+    with scifact.read() as session:
+        planned = list(Planner(load_recipe(folder / "recipe.toml", GenerateRecipe)).first(session))
+    assert len(planned) == 300
+    assert [(row["custom_id"], row["body"]) for row in written] == [(item.custom_id, item.body) for item in planned]
+
+
 def test_recorded_completions_become_examples_and_candidates(scifact: Store) -> None:
     report = generate(scifact, recipe("graded"))
     assert (report.num_planned, report.num_answered, report.num_waiting) == (265, 265, 0)
