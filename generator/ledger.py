@@ -5,7 +5,7 @@ again, whichever run asks. Functions take a session and never commit; whoever op
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
@@ -71,14 +71,6 @@ class Answer:
     model_reported: str | None = None
     usage: dict[str, Any] | None = None
     latency_s: float | None = None
-
-    @property
-    def is_cost_unknown(self) -> bool:
-        """Whether it was, or may have been, paid for and nobody said how much: no usage, or none that can be read."""
-        if self.text is None and self.status != 200:
-            return self.may_be_paid
-        counts = token_counts(self.usage)
-        return counts["input_tokens"] is None or counts["output_tokens"] is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +176,14 @@ def record(
     attempts = _attempts(session, ids)
     now = utc_now()
     rows, bodies = [], []
+    unknown_ids: list[int] = []
     tokens, usd = 0, 0.0
     for answer in answers:
         attempts[answer.request_id] = attempts.get(answer.request_id, 0) + 1
         row = _completion(answer, attempts[answer.request_id], now, facts, by_batch)
-        if not answer.is_cost_unknown:
+        if _is_cost_unknown(answer, row):
+            unknown_ids.append(answer.request_id)
+        else:
             tokens += (row["input_tokens"] or 0) + (row["output_tokens"] or 0)
             usd += row["cost_usd"] or 0.0
         rows.append(row)
@@ -197,7 +192,7 @@ def record(
     insert_missing(session, Completion, rows)
     _put_bodies(session, bodies)
     freed = unreserve(session, ids, run_id)
-    unknown = unreserve(session, [answer.request_id for answer in answers if answer.is_cost_unknown], run_id)
+    unknown = unreserve(session, unknown_ids, run_id)
     settled = [
         {"b_id": answer.request_id, "b_state": "failed" if answer.text is None else "done"} for answer in answers
     ]
@@ -208,6 +203,13 @@ def record(
     spent = {**unknown, run_id: unknown.get(run_id, Spent()).plus(Spent(tokens, usd))}
     book_all(session, spent=spent, reserved={}, freed=freed)
     return reduce(Spent.plus, spent.values())
+
+
+def _is_cost_unknown(answer: Answer, row: Mapping[str, Any]) -> bool:
+    """Whether it was, or may have been, paid for and nobody said how much: no usage, or none that can be read."""
+    if answer.text is None and answer.status != 200:
+        return answer.may_be_paid
+    return row["input_tokens"] is None or row["output_tokens"] is None
 
 
 def _attempts(session: Session, request_ids: Sequence[int]) -> dict[int, int]:
