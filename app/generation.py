@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from db.store import Store
 from generator.generation import Helpers
+from generator.plan import Planner
 from generator.prompt_pack import PromptPack
 from generator.recipe import DocumentPlan, EmbeddingGate, GenerateRecipe, PairPlan
 
@@ -48,6 +49,7 @@ def generation_helpers(store: Store, recipe: GenerateRecipe) -> Iterator[Helpers
     """Everything that this recipe's plans and gate need; collections are indexed once, and only where needed."""
     pack = PromptPack.load(recipe.pack)
     with store.read() as session:
+        Planner(recipe).check_collections(session)
         indices: dict[tuple[str, str], CollectionIndex] = {}
 
         def index_of(collection: str, retriever: str) -> "CollectionIndex":

@@ -1,16 +1,27 @@
 """Reading recipes: TOML, validated whole before anything is spent, with errors that name field, value and remedy."""
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Protocol, TypeVar, get_args, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.errors import RecipeError
+from app.terminal import shortened
 
+_CREDENTIALS = re.compile(r"(?<=//)[^/\s'\"]*@")
+_MAX_VALUE = 200
 Recipe = TypeVar("Recipe", bound=BaseModel)
+
+
+@runtime_checkable
+class _NamesFolders(Protocol):
+    """A table with keys that hold either a name or a folder; it knows which is which."""
+
+    def with_names_from(self, folder: Path) -> Any: ...
 
 
 def load_recipe(path: Path, model: type[Recipe]) -> Recipe:
@@ -41,9 +52,10 @@ def _with_paths_from(value: Any, folder: Path) -> Any:
     if isinstance(value, tuple):
         return tuple(_with_paths_from(item, folder) for item in value)
     if isinstance(value, BaseModel):
-        return value.model_copy(
+        changed = value.model_copy(
             update={name: _with_paths_from(getattr(value, name), folder) for name in type(value).model_fields}
         )
+        return changed.with_names_from(folder) if isinstance(changed, _NamesFolders) else changed
     return value
 
 
@@ -66,7 +78,12 @@ def _explain_one(detail: ErrorDetails, model: type[BaseModel]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if isinstance(detail["input"], dict):  # of a table as a whole, whose message names its keys
         return f"{where}: {message}" if where else message
-    return f"{where} = {detail['input']!r}: {message}"
+    return f"{where} = {_shown(detail['input'])}: {message}"
+
+
+def _shown(value: Any) -> str:
+    """The value, without the user and password of a URL in it, and not at any length."""
+    return shortened(_CREDENTIALS.sub("[hidden]@", repr(value)), _MAX_VALUE)
 
 
 def _valid_keys(model: type[BaseModel], path: list[str]) -> list[str]:

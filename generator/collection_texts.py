@@ -1,6 +1,7 @@
 """What an imported collection offers to ask about: its judged pairs and documents in drawn order, and their texts."""
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,34 @@ class Text:
     key: int
     text: str
     external_id: str
+
+
+def refuse_unknown_collection(session: Session, name: str, split: str | None = None) -> None:
+    """Stop before anything is indexed or asked.
+
+    Raises:
+        GeneratorError: There is no collection of this name, or none of its judgments are of this split.
+    """
+    key = session.scalar(select(Collection.id).where(Collection.name == name))
+    if key is None:
+        names = list(session.scalars(select(Collection.name).order_by(Collection.name)))
+        raise GeneratorError(
+            f"plan.collection = {name!r}: there is no such collection in the store; {_nearest(name, names)}"
+        )
+    if split is not None:
+        of_collection = select(Qrel.split).join(CollectionQuery, Qrel.collection_query_id == CollectionQuery.id)
+        splits = list(session.scalars(of_collection.where(CollectionQuery.collection_id == key).distinct()))
+        if split not in splits:
+            raise GeneratorError(
+                f"plan.split = {split!r}: collection {name!r} has no such split; {_nearest(split, sorted(splits))}"
+            )
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"it has {', '.join(map(repr, names[:10]))}" if names else "it has none: run 'gradus import' first"
 
 
 def draw_pairs(session: Session, collection: str, split: str, seed: int) -> NDArray[np.int64]:
@@ -116,7 +145,8 @@ class CollectionTexts:
         if self._name is None:
             raise GeneratorError("plan.collection is missing: name the imported collection that the cells refer to")
         if self._key is None:
-            raise GeneratorError(f"plan.collection = {self._name!r} is not in the store: run 'gradus import' first")
+            refuse_unknown_collection(self._session, self._name)
+        assert self._key is not None
         return self._key
 
     def _found(self, row: Any, what: str, external_id: str) -> Text:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from db.digest import digest_of
 from db.runs import Rejected
 from generator.cells import Cells, FileCell, Place, check_plan_files, read_cells
-from generator.collection_texts import CollectionTexts, Text, draw_documents, draw_pairs
+from generator.collection_texts import CollectionTexts, Text, draw_documents, draw_pairs, refuse_unknown_collection
 from generator.errors import GeneratorError
 from generator.prompt_pack import Entry, PromptPack, attribute_set
 from generator.recipe import CellPlan, DocumentPlan, GenerateRecipe, PairPlan, TaskPlan
@@ -74,6 +74,7 @@ class Planner:
         Raises:
             GeneratorError: A cell is malformed, or names what the collection or the pack does not have.
         """
+        self.check_collections(session)
         check_plan_files([plan.cells for plan in self.recipe.plan if isinstance(plan, CellPlan)])
         for number, plan in enumerate(self.recipe.plan):
             if isinstance(plan, CellPlan):
@@ -84,6 +85,16 @@ class Planner:
                 cells = self.cells(number)
                 num = plan.num or (plan.accepted_per_cell or 0) * len(cells)
                 yield from self._drawn(session, number, (cells.place(place) for place in range(num)))
+
+    def check_collections(self, session: Session) -> None:
+        """Refuse what the store does not have, before anything is indexed, drawn or asked.
+
+        Raises:
+            GeneratorError: A plan table names a collection or a split that is not there.
+        """
+        for plan in self.recipe.plan:
+            if name := getattr(plan, "collection", None):
+                refuse_unknown_collection(session, name, plan.split if isinstance(plan, PairPlan) else None)
 
     def more(self, session: Session, number: int, tally: Tally) -> Iterator[Planned]:
         """What one plan table asks next: examples of brainstormed tasks, and refills of cells that lack texts."""

@@ -6,17 +6,19 @@ answers with, which checks they must pass), so that a new way of making negative
 """
 
 import hashlib
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema_rs
 import orjson
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, meta
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, TemplateNotFound, UndefinedError, meta
 from jinja2.sandbox import SandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from generator.errors import GeneratorError
 
@@ -70,6 +72,15 @@ class Checks(_Table):
     distinct_requirements: bool = False
     language: bool = False
 
+    @field_validator("length_ratio")
+    @classmethod
+    def _is_a_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 <= value[0] < value[1] < math.inf:
+            raise ValueError(
+                f"length_ratio = [{value[0]:g}, {value[1]:g}]: give [shortest, longest], the positive is 1"
+            )
+        return value
+
 
 class EntryFacts(_Table):
     """The contents of entry.toml. `neighbours` are retrieval ranks (from 1) of the documents beside a pair."""
@@ -84,6 +95,24 @@ class EntryFacts(_Table):
     slots: tuple[Slot, ...] = ()
     checks: Checks = Checks()
 
+    @model_validator(mode="after")
+    def _edits_what_is_there(self) -> "EntryFacts":
+        for slot in self.slots:
+            if slot.source is not None and slot.source not in self.sources:
+                known = ", ".join(self.sources) or "none"
+                raise ValueError(f"source = {slot.source!r}: a {self.subject} has no such text to edit; it has {known}")
+        return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the texts that the subject brings and that an edit may change."""
+        if self.subject == "document":
+            return ("document",)
+        if self.subject != "pair":
+            return ()
+        named = tuple(f"neighbour_{rank}" for rank in range(1, len(self.neighbours) + 1))
+        return ("positive", *named, *(("neighbour",) if len(named) == 1 else ()))
+
 
 class Entry:
     """One prompt of a pack with its response schema and checks."""
@@ -93,11 +122,14 @@ class Entry:
         self.facts = self._read_facts()
         self.schema = self._read_schema()
         parts = self.facts.parts
-        self._parts_schema = self.schema.get("properties", {}).get(parts, {}).get("items", {})
+        self._parts_schema = _inside(self.schema, "properties", parts, "items")
         if parts != "none" and not self._parts_schema:
             raise GeneratorError(
                 f"{folder}/schema.json: properties.{parts}.items is missing, entry.toml names {parts!r}"
             )
+        with _told(folder / "schema.json"):
+            self.whole, self.part = self._validators()
+        self.variables = self._read_variables()
 
     def render(self, variables: Mapping[str, object]) -> tuple[str, str]:
         """The prompt's stable part and the rest; the first is empty where the template does not mark it.
@@ -112,7 +144,8 @@ class Entry:
     def render_repair(self, faults: list[dict[str, object]]) -> str:
         """The follow-up that asks for the failed parts alone; an entry may bring its own repair.j2."""
         template = "repair.j2" if not (self.folder / "repair.j2").is_file() else f"{self.name}/repair.j2"
-        return self._environment.get_template(template).render(faults=faults, parts=self.facts.parts)
+        with _told(self.folder / "repair.j2"):
+            return self._environment.get_template(template).render(faults=faults, parts=self.facts.parts)
 
     @cached_property
     def digest(self) -> str:
@@ -123,61 +156,99 @@ class Entry:
     def task_types(self) -> dict[str, str]:
         """How the entry describes each type of task, from its task_types.toml."""
         path = self.folder / "task_types.toml"
-        return {str(k): str(v) for k, v in tomllib.loads(path.read_text()).items()} if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        with _told(path):
+            return {str(k): str(v) for k, v in tomllib.loads(path.read_text(encoding="utf-8")).items()}
 
-    @cached_property
-    def whole(self) -> jsonschema_rs.Validator:
-        """Validates an answer but for its parts, so that a bad one does not cost the good ones beside it."""
+    def _validators(self) -> tuple[jsonschema_rs.Validator, jsonschema_rs.Validator]:
+        """(validates an answer but for its parts, so that a bad one does not cost the good ones beside it; validates
+        one part)."""
         loose = _what_we_read(self.schema)
         if self.facts.parts != "none":
             loose["properties"][self.facts.parts] = {"type": "array"}
-        return jsonschema_rs.validator_for(loose)
-
-    @cached_property
-    def part(self) -> jsonschema_rs.Validator:
-        """Validates one part of an answer."""
-        return jsonschema_rs.validator_for(_what_we_read(self._parts_schema))
+        return jsonschema_rs.validator_for(loose), jsonschema_rs.validator_for(_what_we_read(self._parts_schema))
 
     @property
     def fields(self) -> frozenset[str]:
         """Fields of an answer that the schema declares."""
-        return frozenset(self.schema.get("properties", ()))
+        return frozenset(_inside(self.schema, "properties"))
 
     @property
     def part_fields(self) -> frozenset[str]:
         """Fields of a part that the schema declares."""
-        return frozenset(self._parts_schema.get("properties", ()))
+        return frozenset(_inside(self._parts_schema, "properties"))
 
-    @cached_property
-    def variables(self) -> frozenset[str]:
+    def _read_variables(self) -> frozenset[str]:
         """Variables that the prompt uses."""
-        source, _, _ = self._environment.loader.get_source(self._environment, f"{self.name}/prompt.j2")  # type: ignore[union-attr]
-        return frozenset(meta.find_undeclared_variables(self._environment.parse(source)))
+        path = self.folder / "prompt.j2"
+        with _told(path):
+            source, _, _ = self._environment.loader.get_source(self._environment, f"{self.name}/prompt.j2")  # type: ignore[union-attr]
+            found = meta.find_undeclared_variables(self._environment.parse(source))
+        if not source.strip():
+            raise GeneratorError(f"{path}: the file is empty, so there is nothing to ask")
+        return frozenset(found - {"stable_part_ends"})
 
     def _render(self, template: str, variables: Mapping[str, object]) -> str:
+        path = self.folder / template
         try:
-            return self._environment.get_template(f"{self.name}/{template}").render(variables)
-        except TemplateError as error:
-            raise GeneratorError(f"{self.folder}/{template}: {error}") from error
+            with _told(path):
+                return self._environment.get_template(f"{self.name}/{template}").render(variables)
+        except GeneratorError as error:
+            if isinstance(error.__cause__, UndefinedError):
+                raise GeneratorError(
+                    f"{error}: entry {self.name!r} needs it; give it in the recipe's plan.attributes, or in the "
+                    "attributes of each line of plan.cells"
+                ) from error
+            raise
 
     def _read_facts(self) -> EntryFacts:
         path = self.folder / "entry.toml"
         try:
-            return EntryFacts.model_validate(tomllib.loads(path.read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise GeneratorError(f"{path}: {error}") from error
+            with _told(path):
+                return EntryFacts.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise GeneratorError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            told = first["msg"].removeprefix("Value error, ")
+            where = ".".join(map(str, first["loc"]))
+            raise GeneratorError(f"{path}: {where}: {told}" if where else f"{path}: {told}") from error
 
     def _read_schema(self) -> dict[str, Any]:
         path = self.folder / "schema.json"
-        try:
-            schema: dict[str, Any] = orjson.loads(path.read_bytes())
+        with _told(path):
+            schema = orjson.loads(path.read_bytes())
             jsonschema_rs.meta.validate(schema)
-        except (OSError, orjson.JSONDecodeError, jsonschema_rs.ValidationError) as error:
-            raise GeneratorError(f"{path}: not a JSON schema: {error}") from error
+        if not isinstance(schema, dict):
+            raise GeneratorError(f"{path}: not a JSON schema of an object")
         return schema
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """One line for whatever a file of an entry does: a template is someone's program, and may fail in any way."""
+    try:
+        yield
+    except (ValidationError, GeneratorError):
+        raise
+    except jsonschema_rs.ValidationError as error:
+        raise GeneratorError(f"{path}: not a JSON schema: {error.message}") from error
+    except TemplateNotFound as error:
+        raise GeneratorError(f"{path}: there is no template {error.name!r}") from error
+    except OSError as error:
+        raise GeneratorError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise GeneratorError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except TemplateError as error:
+        raise GeneratorError(f"{path}: {error.message}") from error
+    except Exception as error:
+        raise GeneratorError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _inside(schema: Any, *path: str) -> dict[str, Any]:
+    """The table that these keys lead to; {} where one is missing or no table."""
+    for key in path:
+        schema = schema.get(key) if isinstance(schema, dict) else None
+    return schema if isinstance(schema, dict) else {}
 
 
 class PromptPack:
@@ -199,9 +270,9 @@ class PromptPack:
         Raises:
             GeneratorError: Neither is there.
         """
-        for folder in (_BUNDLED / name, Path(name)):
-            if folder.is_dir() and any(folder.glob("*/entry.toml")):
-                return cls(folder)
+        folder = _BUNDLED / name if is_bundled(name) else Path(name)
+        if folder.is_dir() and any(folder.glob("*/entry.toml")):
+            return cls(folder)
         bundled = ", ".join(pack.name for pack in bundled_packs())
         raise GeneratorError(
             f"pack = {name!r}: no such prompt pack; bundled: {bundled}; or give a folder whose subfolders hold "
@@ -237,6 +308,11 @@ def _digest_of_files(folder: Path) -> str:
         name = path.relative_to(folder).as_posix()
         total.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
+
+
+def is_bundled(name: str) -> bool:
+    """Whether a pack of this name comes with Gradus; a name with a slash is a path."""
+    return name in {folder.name for folder in _BUNDLED.iterdir() if folder.is_dir()}
 
 
 def bundled_packs() -> Iterator[PromptPack]:

@@ -1,11 +1,38 @@
 """What a generation run is: what to ask, from which prompts, of which model, through which engine."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
-_BASE_URL = r"^https?://"
+# A number in quotes is a slip, and is told.
+_Whole = Annotated[int, Strict()]
+_Real = Annotated[float, Strict()]
+_Flag = Annotated[bool, Strict()]
+# What stands in tables, terminals and file names.
+_NAME = r"^[^\x00-\x1f\x7f-\x9f]+$"
+
+
+def _checked_url(url: str) -> str:
+    """A base URL that paths can be put behind; what is wrong is told without the URL, which may hold a password."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("its host or port is not valid") from None
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError("a URL holds no blanks and no control characters")
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError("give a URL that begins with http:// or https:// and names a host, or a list of them")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL with user and password would be stored: put the key in the variable api_key_env names")
+    if "?" in url or "#" in url:
+        raise ValueError("a base URL has no query string and no fragment: paths are put behind it")
+    return url
+
+
+_Url = Annotated[str, AfterValidator(_checked_url)]
 
 
 class _Table(BaseModel):
@@ -26,9 +53,9 @@ class OpenAiEngine(_Table):
     kind: Literal["openai"]
     base_url: str | tuple[str, ...]
     api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = Field(default=32, ge=1, le=4096, description="Most requests in flight at each base URL.")
-    timeout_s: float = Field(default=120, gt=0)
-    max_attempts: int = Field(default=5, ge=1)
+    concurrency: _Whole = Field(default=32, ge=1, le=4096, description="Most requests in flight at each base URL.")
+    timeout_s: _Real = Field(default=120, gt=0)
+    max_attempts: _Whole = Field(default=5, ge=1)
 
     @property
     def base_urls(self) -> tuple[str, ...]:
@@ -38,8 +65,10 @@ class OpenAiEngine(_Table):
     @classmethod
     def _are_urls(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         urls = (value,) if isinstance(value, str) else value
-        if not urls or any(not url.startswith(("http://", "https://")) for url in urls):
+        if not urls:
             raise ValueError("give a URL that begins with http:// or https://, or a list of them")
+        for url in urls:
+            _checked_url(url)
         if len(set(urls)) < len(urls):
             raise ValueError("the same URL stands twice")
         return value
@@ -49,11 +78,11 @@ class OpenAiBatchEngine(_Table):
     """The Batch API at a base URL: files of requests, answered within a day, at a discount."""
 
     kind: Literal["openai_batch"]
-    base_url: str = Field(default="https://api.openai.com/v1", pattern=_BASE_URL)
+    base_url: _Url = "https://api.openai.com/v1"
     api_key_env: str = "OPENAI_API_KEY"
-    max_requests: int = Field(default=50_000, ge=1, le=50_000, description="Requests in one file.")
-    max_bytes: int = Field(default=190_000_000, ge=1_000, le=200_000_000, description="Bytes of one file.")
-    poll_s: float = Field(default=30, gt=0)
+    max_requests: _Whole = Field(default=50_000, ge=1, le=50_000, description="Requests in one file.")
+    max_bytes: _Whole = Field(default=190_000_000, ge=1_000, le=200_000_000, description="Bytes of one file.")
+    poll_s: _Real = Field(default=30, gt=0)
 
 
 class VllmEngine(_Table):
@@ -62,13 +91,21 @@ class VllmEngine(_Table):
     kind: Literal["vllm"]
     model_path: str | None = Field(default=None, description="Folder or Hub name; the recipe's model by default.")
     dtype: str = "auto"
-    max_model_len: int | None = Field(default=None, ge=1)
-    max_num_seqs: int | None = Field(default=None, ge=1)
-    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    batch: int = Field(default=512, ge=1, description="Requests taken from the ledger at a time.")
-    seed: int = Field(default=0, ge=0, description="The engine's; a request without a seed gets one drawn from it.")
+    max_model_len: _Whole | None = Field(default=None, ge=1)
+    max_num_seqs: _Whole | None = Field(default=None, ge=1)
+    gpu_memory_utilization: _Real | None = Field(default=None, gt=0, le=1)
+    tensor_parallel_size: _Whole = Field(default=1, ge=1)
+    batch: _Whole = Field(default=512, ge=1, description="Requests taken from the ledger at a time.")
+    seed: _Whole = Field(default=0, ge=0, description="The engine's; a request without a seed gets one drawn from it.")
     engine_args: dict[str, Any] = Field(default_factory=dict, description="Anything else that vLLM's LLM(...) takes.")
+
+    def with_names_from(self, folder: Path) -> Self:
+        """The table with a model that is a folder taken from this one; anything else is a name on the Hub."""
+        path = self.model_path
+        is_folder = path is not None and (path.startswith((".", "/", "~")) or (folder / path).exists())
+        if path is None or not is_folder:
+            return self
+        return self.model_copy(update={"model_path": str(folder / Path(path).expanduser())})
 
     @model_validator(mode="after")
     def _sets_no_key_twice(self) -> "VllmEngine":
@@ -94,9 +131,13 @@ class _Quota(_Table):
     """How much to ask: a number of requests, or a number accepted in every cell of attributes x rank."""
 
     attributes: str | dict[str, tuple[str, ...]] | None = None
-    num: int | None = Field(default=None, ge=1, description="Requests, balanced over the attribute cells.")
-    accepted_per_cell: int | None = Field(default=None, ge=1, description="Accepted texts of every rank in every cell.")
-    max_per_cell: int | None = Field(default=None, ge=1, description="Requests a cell; 3 times the quota by default.")
+    num: _Whole | None = Field(default=None, ge=1, description="Requests, balanced over the attribute cells.")
+    accepted_per_cell: _Whole | None = Field(
+        default=None, ge=1, description="Accepted texts of every rank in every cell."
+    )
+    max_per_cell: _Whole | None = Field(
+        default=None, ge=1, description="Requests a cell; 3 times the quota by default."
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "_Quota":
@@ -114,7 +155,7 @@ class _Quota(_Table):
 
 
 class PairPlan(_Quota):
-    """Negatives for judged (query, positive) pairs of a collection, drawn without replacement.
+    """Negatives for judged (query, positive) pairs of a collection, each asked once before one is asked again.
 
     `neighbours` says who finds the documents that an entry edits beside the positive.
     """
@@ -141,23 +182,24 @@ class TaskPlan(_Quota):
         "long-long",
         "sts",
     )
-    tasks_per_type: int = Field(default=12, ge=1)
-    tasks_per_request: int = Field(default=12, ge=1, le=50)
+    tasks_per_type: _Whole = Field(default=12, ge=1)
+    tasks_per_request: _Whole = Field(default=12, ge=1, le=50)
     topics: tuple[str, ...] = ()
     brainstorm: str = "task_brainstorm"
     entry: str = "graded_example"
 
 
 class DocumentPlan(_Quota):
-    """Queries, with or without negatives, from the documents of a collection, drawn without replacement.
+    """Queries, with or without negatives, from a collection's documents, each asked once before one is asked again.
 
-    `top_k`: a query is kept if it retrieves its own document among the first k of the whole collection; 0 keeps all.
+    `num` is at most the number of documents. `top_k`: a query is kept if `retriever` finds its own document among the
+    first k of the whole collection; 0 keeps all. With negatives, an answer whose query is refused is refused whole.
     """
 
     source: Literal["documents"]
     collection: str
     entry: str = "document_queries"
-    top_k: int = Field(default=10, ge=0)
+    top_k: _Whole = Field(default=10, ge=0)
     retriever: Literal["bm25", "minilm"] = "bm25"
 
 
@@ -167,8 +209,8 @@ Plan = Annotated[CellPlan | PairPlan | TaskPlan | DocumentPlan, Field(discrimina
 class Budget(_Table):
     """What the run may spend at most, over all its processes and restarts; reserved before a request leaves."""
 
-    usd: float | None = Field(default=None, gt=0)
-    tokens: int | None = Field(default=None, gt=0)
+    usd: _Real | None = Field(default=None, gt=0)
+    tokens: _Whole | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _limits_something(self) -> "Budget":
@@ -196,32 +238,35 @@ def refuse_unlimited(budget: Budget | None, model: str, max_output_tokens: int |
 class EmbeddingGate(_Table):
     """Negatives are measured as they arrive: similarity to the query must fall from grade to grade.
 
-    A negative that is not at least `margin` less similar than those of harder grades is refused and asked again. One
-    above its positive is suspect: kept and marked, or refused.
+    Of two negatives that are not `margin` apart in the order of their grades, the easier one is refused, but for a
+    repair, which must fit beside the negatives that stand. What is refused is asked again, `max_repairs` times at most.
+    One above its positive is suspect: kept and marked, or refused. Negatives of one grade are tied.
     """
 
     encoder: str = "minilm"
-    margin: float = Field(default=0.0, ge=0, le=2)
+    margin: _Real = Field(default=0.0, ge=0, le=2)
     above_positive: Literal["keep", "refuse"] = "keep"
 
 
 class GenerateRecipe(_Table):
-    """A generation recipe. `seed` decides every draw; `temperature` is the model's."""
+    """A generation recipe. `seed` decides what is asked about, and in which cell; `temperature` is the model's."""
 
-    name: str = Field(min_length=1)
-    seed: int = 0
-    pack: str = "v2"
+    name: str = Field(min_length=1, max_length=200, pattern=_NAME)
+    seed: _Whole = Field(default=0, ge=-(2**63), lt=2**63)
+    pack: str = Field(default="v2", description="A bundled pack's name, or a folder, from the recipe's folder.")
     model: str = Field(min_length=1)
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    max_output_tokens: int | None = Field(default=None, ge=1)
+    temperature: _Real = Field(default=1.0, ge=0, le=2)
+    max_output_tokens: _Whole | None = Field(default=None, ge=1)
     effort: str | None = Field(default=None, description="Reasoning effort; what is known of the model by default.")
-    model_seed: bool = Field(default=False, description="Send a seed with every request, where the model takes one.")
+    model_seed: _Flag = Field(default=False, description="Send a seed with every request, where the model takes one.")
     plan: tuple[Plan, ...]
     engine: Engine
     budget: Budget | None = None
     gate: EmbeddingGate | None = None
-    max_repairs: int = Field(default=2, ge=0, le=10, description="How often what failed of an answer is asked again.")
-    max_rejected: float = Field(default=0.5, gt=0, le=1, description="Share of completions; above it the run fails.")
+    max_repairs: _Whole = Field(
+        default=2, ge=0, le=10, description="How often what failed of an answer is asked again."
+    )
+    max_rejected: _Real = Field(default=0.5, gt=0, le=1, description="Share of completions; above it the run fails.")
 
     @field_validator("plan", mode="before")
     @classmethod
@@ -240,9 +285,16 @@ class GenerateRecipe(_Table):
         refuse_unlimited(self.budget, self.model, self.max_output_tokens)
         return self
 
+    def with_names_from(self, folder: Path) -> Self:
+        """The recipe with a pack that is not a bundled one taken from this folder."""
+        from generator.prompt_pack import is_bundled
+
+        return self if is_bundled(self.pack) else self.model_copy(update={"pack": str(folder / self.pack)})
+
     def identity(self) -> dict[str, object]:
         """What makes a run the same run: everything but where the engine stands, what it may cost, where files lie."""
         fields = self.model_dump(mode="json", exclude={"engine", "budget", "max_rejected"})
+        fields["pack"] = Path(self.pack).name
         for plan in fields["plan"]:
             plan.pop("cells", None)
         return fields

@@ -15,7 +15,7 @@ def status(store: StoreUrl = None, json: JsonFile = None) -> None:
     from app.overview import last_runs, rejection_counts, store_counts
     from generator.progress import progress_of_last_runs
 
-    with opened_store(store) as opened, opened.read() as session:
+    with opened_store(store, must_exist=True) as opened, opened.read() as session:
         counts, runs, refused = store_counts(session), last_runs(session), rejection_counts(session)
         generating = progress_of_last_runs(session)
         shown = opened.engine.url.render_as_string(hide_password=True)

@@ -4,8 +4,10 @@ A passage is named by its file and its content, so importing a changed folder ag
 as it is. A file that cannot be read is a fault with its reason and never stops the others.
 """
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import select
@@ -44,13 +46,16 @@ def import_documents(
     """
     if not folder.is_dir():
         raise CurationError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(folder.rglob("*"))
+    files = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
         raise CurationError(f"{folder}: no {', '.join(SUFFIXES)} files in it")
     name = name or folder.resolve().name
     report = ImportReport(name, counts={"files": 0, "documents": 0})
     recipe = {"importer": "documents", "collection": name, "licence": licence, "max_words": max_words}
     run_id, collection_id = open_collection(store, recipe, kind="documents")
+    with store.write() as session:
+        record_faults(session, run_id, list(_bad_links(folder, found)), report)
     for done, file in enumerate(files):
         progress(done, len(files))
         where = file.relative_to(folder).as_posix()
@@ -60,6 +65,10 @@ def import_documents(
                 record_faults(session, run_id, [text], report)
                 continue
             passages = list(dict.fromkeys(cut(text, max_words)))
+            if not passages:
+                detail = f"no part of it has {_MIN_WORDS} words, and fewer answer nothing by themselves"
+                record_faults(session, run_id, [Fault(where, "too_short", detail)], report)
+                continue
             report.counts["files"] += 1
             report.counts["documents"] += len(passages)
             for chunk in chunked(passages):
@@ -67,6 +76,17 @@ def import_documents(
     progress(len(files), len(files))
     close_run(store, run_id, report)
     return report
+
+
+def _bad_links(folder: Path, found: Iterable[Path]) -> Iterator[Fault]:
+    """Links that bring nothing: to what is not there, and to folders, which are not followed as they may lead round."""
+    for path in found:
+        if path.is_symlink():
+            where = path.relative_to(folder).as_posix()
+            if path.is_dir():
+                yield Fault(where, "link_to_folder", "links to folders are not followed: import that folder too")
+            elif not path.exists():
+                yield Fault(where, "dangling_link", "what it links to is not there")
 
 
 def _put(session: Session, collection_id: int, where: str, passages: list[str], licence: str | None) -> int:
@@ -104,6 +124,21 @@ def _read(file: Path, where: str) -> str | Fault:
     return text if text.strip() else Fault(where, "empty", "there is no text in it; a scanned PDF needs OCR first")
 
 
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What pypdf logs meanwhile, which would otherwise go to the terminal."""
+    heard: list[str] = []
+    logger, handler = logging.getLogger("pypdf"), logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
 class _PdfError(Exception):
     """What pypdf says of a file that it cannot read."""
 
@@ -112,14 +147,16 @@ def _read_pdf(file: Path) -> str:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
-    try:
-        reader = PdfReader(file)
-        if reader.is_encrypted:
-            raise _PdfError("it is encrypted")
-        return "\n\n".join(page.extract_text() for page in reader.pages)
-    # pypdf meets broken files with all kinds of built-in errors beside its own.
-    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise _PdfError(f"{type(error).__name__}: {str(error)[:200]}") from error
+    with _heard() as heard:
+        try:
+            reader = PdfReader(file)
+            if reader.is_encrypted:
+                raise _PdfError("it is encrypted")
+            return "\n\n".join(page.extract_text() for page in reader.pages)
+        # pypdf meets broken files with all kinds of built-in errors beside its own.
+        except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            said = f"; {heard[0][:200]}" if heard else ""
+            raise _PdfError(f"{type(error).__name__}: {str(error)[:200]}{said}") from error
 
 
 def cut(text: str, max_words: int) -> Iterator[str]:

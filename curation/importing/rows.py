@@ -4,6 +4,7 @@ Streams in chunks, so memory does not grow with the corpus; a second import writ
 becomes an example. Bad rows are counted, named and kept as rejections of the import's run.
 """
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -94,7 +95,14 @@ def import_beir(
 
 
 def open_collection(store: Store, recipe: dict[str, Any], *, kind: str) -> tuple[int, int]:
-    """Ids of the import's run and of the collection, made when they are new."""
+    """Ids of the import's run and of the collection, made when they are new.
+
+    Raises:
+        CurationError: The name cannot stand in a recipe, a table or a file name.
+    """
+    name = recipe["collection"]
+    if not 1 <= len(name) <= 200 or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise CurationError(f"--name {name[:50]!r}: give a name of 1 to 200 characters without control characters")
     with store.write() as session:
         row = {"name": recipe["collection"], "kind": kind, "licence": recipe["licence"], "attribution": None}
         insert_missing(session, Collection, [row])

@@ -37,7 +37,8 @@ def key_of(engine: Engine, table: str = "engine") -> str | None:
     """The engine's key from the environment variable that it names; `table` is where the recipe says so.
 
     Raises:
-        GeneratorError: OpenAI's own servers are named and the variable is not set.
+        GeneratorError: OpenAI's own servers are named and the variable is not set, or what it holds is no key. The
+            value is never told.
     """
     if not isinstance(engine, OpenAiEngine | OpenAiBatchEngine):
         return None
@@ -45,4 +46,10 @@ def key_of(engine: Engine, table: str = "engine") -> str | None:
     urls = engine.base_urls if isinstance(engine, OpenAiEngine) else (engine.base_url,)
     if not key and any("api.openai.com" in url for url in urls):
         raise GeneratorError(f"{table}.api_key_env = {engine.api_key_env!r}: this environment variable is not set")
+    # A header carries printable ASCII only; a line end that came along from a file is the usual slip.
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise GeneratorError(
+            f"{table}.api_key_env = {engine.api_key_env!r}: the variable holds a blank, a line end, or a character "
+            "that is not ASCII, so it is no key; set it again"
+        )
     return key

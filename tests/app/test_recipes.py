@@ -68,3 +68,38 @@ def test_error_names_field_value_and_remedy(tmp_path: Path, text: str | bytes, t
 def test_missing_recipe_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="No such file"):
         load_recipe(tmp_path / "none.toml", ToyRecipe)
+
+
+LIVE = GOOD.replace('"file"', '"live"').replace('completions = "in/c.jsonl"', "base_url = 5")
+
+
+def test_a_password_in_a_value_and_a_long_value_are_not_repeated(tmp_path: Path) -> None:
+    text = LIVE.replace("5", '["https://me:hunter2@host/v1", "' + "x" * 5_000 + '"]')
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, text)
+    assert "hunter2" not in str(caught.value) and "[hidden]@host" in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_packs_and_models_are_bundled_names_or_folders_beside_the_recipe(tmp_path: Path) -> None:
+    from generator.recipe import GenerateRecipe, VllmEngine
+
+    def load_with(pack: str, model_path: str) -> GenerateRecipe:
+        (tmp_path / "r.toml").write_text(
+            f'name = "a"\npack = "{pack}"\nmodel = "m"\n[plan]\nsource = "tasks"\nnum = 1\n'
+            f'[engine]\nkind = "vllm"\nmodel_path = "{model_path}"\n'
+        )
+        return load_recipe(tmp_path / "r.toml", GenerateRecipe)
+
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "tiny").mkdir()
+    for pack, model_path, at in (
+        ("v1", "tiny", ("v1", str(tmp_path / "tiny"))),
+        ("own", "org/name", (str(tmp_path / "own"), "org/name")),
+        ("./v1", "./none", (str(tmp_path / "v1"), str(tmp_path / "none"))),
+        ("/x/own", "/x/m", ("/x/own", "/x/m")),
+    ):
+        recipe = load_with(pack, model_path)
+        assert isinstance(recipe.engine, VllmEngine)
+        assert (recipe.pack, recipe.engine.model_path) == at
+        # Where the pack lies is not what the run is.
+        assert recipe.identity()["pack"] == Path(pack).name

@@ -81,3 +81,32 @@ def test_a_folder_without_documents_is_refused(store: Store, tmp_path: Path) -> 
         import_documents(store, tmp_path / "nowhere")
     with pytest.raises(CurationError, match=r"no \.txt"):
         import_documents(store, tmp_path)
+
+
+def test_links_and_short_texts_are_told_and_pypdf_is_quiet(
+    store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "docs"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text(PARAGRAPH)
+    (folder / "short.txt").write_text("Only a few words.")
+    (folder / "cut.pdf").write_bytes(pdf(PARAGRAPH)[:300])
+    (folder / "odd.pdf").write_bytes(b"%PDF-1.4\n%%EOF")
+    (folder / "gone.txt").symlink_to(folder / "nowhere.txt")
+    (folder / "round").symlink_to(folder)
+    (folder / "deep" / "linked.txt").symlink_to(folder / "a.txt")
+    report = import_documents(store, folder, name="mine")
+    assert {fault.where: fault.reason for fault in report.faults} == {
+        "short.txt": "too_short", "cut.pdf": "unreadable_pdf", "odd.pdf": "unreadable_pdf",
+        "gone.txt": "dangling_link", "round": "link_to_folder",
+    }  # fmt: skip
+    assert report.counts["files"] == 2 and report.num_new == 1
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x\x1b[31m", "y" * 201])
+def test_a_name_that_cannot_be_shown_is_refused(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.txt").write_text(PARAGRAPH)
+    with pytest.raises(CurationError, match="--name"):
+        import_documents(store, tmp_path, name=name)
