@@ -1,11 +1,16 @@
 """Shared fixtures: a fresh migrated store, on SQLite and on PostgreSQL where its binaries or a server are at hand."""
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
@@ -75,3 +80,43 @@ def store(store_url: str) -> Iterator[Store]:
     opened = Store.open(store_url)
     yield opened
     opened.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackHub:
+    """A Hub in a process of its own (tests/hub); `repo` is a name that no other test uses."""
+
+    url: str
+    repo: str
+    folder: Path
+
+    def faults(self, method: str = "GET", **fault: Any) -> dict[str, Any]:
+        """What is switched on and what was asked for; POST with `at` and `do` switches a fault on, DELETE clears."""
+        body = json.dumps(fault).encode() if fault else None
+        headers = {"Content-Type": "application/json"}
+        with urlopen(Request(f"{self.url}/_faults", method=method, data=body, headers=headers), timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def environment(self, home: Path, **more: str) -> dict[str, str]:
+        """Environment of a client process: this Hub, a cache of its own, a token; nothing of the machine's own."""
+        theirs = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING_FACE_"))}
+        ours = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        return theirs | ours | {"GRADUS_DATA": str(home / "gradus")} | more
+
+
+@pytest.fixture(scope="session")
+def hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
+    folder = tmp_path_factory.mktemp("hub")
+    command = [sys.executable, str(Path(__file__).parent / "hub"), str(folder), "--port", "0", "--faults"]
+    with subprocess.Popen([*command, "--page-size", "3"], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield LoopbackHub(server.stdout.readline().strip(), "", folder)
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def hub(hub_server: LoopbackHub) -> Iterator[LoopbackHub]:
+    yield LoopbackHub(hub_server.url, f"gradus/set-{uuid4().hex[:12]}", hub_server.folder)
+    hub_server.faults("DELETE")
