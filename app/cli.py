@@ -18,6 +18,7 @@ from app.commands import (
     judge,
     mine,
     prompts,
+    publish,
     release,
     status,
     store,
@@ -42,6 +43,7 @@ cli.command()(audit.score)
 cli.command()(audit.audit)
 cli.command()(judge.judge)
 cli.add_typer(release.commands, name="release")
+cli.command()(publish.publish)
 cli.command()(train.train)
 cli.command()(evaluate.evaluate)
 cli.command()(status.status)

@@ -35,16 +35,19 @@ class ReleaseItem(Base):
 
 
 class ReleaseEvent(Base):
+    """What happened to a release; `details` of a publication: endpoint, repository, tag and commit."""
+
     __tablename__ = "release_event"
     __table_args__ = (
         UniqueConstraint("release_id", "kind", "at"),
-        CheckConstraint("kind in ('retired')", "kind"),
+        CheckConstraint("kind in ('retired', 'published')", "kind"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     release_id: Mapped[int] = mapped_column(ForeignKey("release.id"))
     kind: Mapped[str] = mapped_column(String(20))
     reason: Mapped[str] = mapped_column(Text)
+    details: Mapped[dict[str, Any] | None] = mapped_column(Json)
     at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
 
 

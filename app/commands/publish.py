@@ -1,0 +1,99 @@
+"""`gradus publish`: a release on the Hub, under one commit and one tag, read back and compared."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.opening import opened_store
+from app.options import JsonFile, StoreUrl
+from app.terminal import console, escape, progress_bar, show_table, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from curation.publishing.changes import Change
+    from curation.publishing.publishing import Plan
+
+
+def publish(
+    release: Annotated[str, typer.Argument(metavar="RELEASE", help="Name of a release in the store.")],
+    repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="The data set repository; made if missing.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", metavar="URL", help="Another Hub; default: HF_ENDPOINT, else huggingface.co."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and write nothing.")] = False,
+    store: StoreUrl = None,
+    json: JsonFile = None,
+) -> None:
+    """Publish a release: its folder is checked, one commit, one tag (its version), then every file is read back.
+
+    The token is the one of HF_TOKEN or of `hf auth login`. A call that was cut off is finished by the next one.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    from curation.publishing import publishing
+    from curation.publishing.hub import HubRepository
+
+    disable_progress_bars()
+    logging.set_verbosity_error()  # what the client warns of (Xet, retries) is told below, or is the error
+    hub = HubRepository(repo, endpoint=endpoint, token=get_token())
+    with opened_store(store) as opened:
+        if dry_run:
+            plan = publishing.plan_publication(opened, release, hub, is_private=private)
+            _show_plan(plan, hub.url)
+            if json is not None:
+                write_json(json, _plan_report(plan, hub))
+            return
+        with progress_bar(f"Publishing {release}") as progress:
+            published = publishing.publish(opened, release, hub, is_private=private, progress=progress)
+    _show_files(f"{published.repo}@{published.tag}", published.changes)
+    if published.over_xet is False:
+        console.print(escape(f"{published.endpoint} has no Xet storage: the files went over LFS"))
+    done = "published" if published.is_new_commit else "finished" if published.is_new_tag else "unchanged"
+    console.print(
+        escape(f"{done}: {hub.url} at {published.tag}, commit {published.commit}, ")
+        + f"{published.num_verified} files read back and compared"
+    )
+    console.print(escape(f'load_dataset("{published.repo}", "graded", revision="{published.tag}")'))
+    if json is not None:
+        write_json(json, published.to_dict())
+
+
+def _show_plan(plan: "Plan", url: str) -> None:
+    content = plan.content
+    _show_files(f"{content.name} as {content.tag}", plan.changes)
+    if not plan.is_reachable:
+        told = f"{plan.note}. What is there is unknown, so every file is listed as new"
+    elif plan.state is None:
+        told = f"{url} is not there, or not for this token: it would be made"
+    elif plan.is_tagged:
+        told = f"{url} has {content.tag} with these files: nothing would change"
+    elif plan.commit:
+        told = f"{url} has these files at {plan.commit[:12]}: only the tag {content.tag} would be made"
+    else:
+        told = f"{url}: one commit on {(plan.state.head or 'nothing')[:12]} and the tag {content.tag} would be made"
+    console.print(escape(f"dry run, nothing was written: {told}"))
+
+
+def _show_files(title: str, changes: "Sequence[Change]") -> None:
+    rows = [(change.path, change.action, change.size) for change in changes]
+    total = sum(change.size for change in changes if change.action in ("add", "replace"))
+    show_table(escape(title), ["file", "change", "bytes"], [*rows, ("to upload", "", total)])
+
+
+def _plan_report(plan: "Plan", hub: Any) -> dict[str, Any]:
+    return {
+        "release": plan.content.name,
+        "repo": hub.repo,
+        "endpoint": hub.endpoint,
+        "tag": plan.content.tag,
+        "commit": plan.commit,
+        "is_tagged": plan.is_tagged,
+        "is_reachable": plan.is_reachable,
+        "is_new_repository": plan.is_reachable and plan.state is None,
+        "note": plan.note,
+        "files": [{"path": c.path, "action": c.action, "size": c.size} for c in plan.changes],
+    }
