@@ -120,3 +120,58 @@ def hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub
 def hub(hub_server: LoopbackHub) -> Iterator[LoopbackHub]:
     yield LoopbackHub(hub_server.url, f"gradus/set-{uuid4().hex[:12]}", hub_server.folder)
     hub_server.faults("DELETE")
+
+
+@pytest.fixture(scope="session")
+def toy_releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose data folder `gradus` has a small store with releases toy-1.0.0, toy-1.1.0 (other rows) and toy."""
+    from curation.release.recipe import Mix, ReleaseRecipe
+    from curation.release.release import create_release
+
+    home = tmp_path_factory.mktemp("toy")
+    data = home / "gradus"
+    data.mkdir()
+    store = Store.open(f"sqlite:///{data / 'store.db'}")
+    try:
+        _fill_toy(store, 12)
+        for name, slots in (("toy-1.0.0", 2), ("toy-1.1.0", 3), ("toy", 1)):
+            create_release(store, ReleaseRecipe(mix=Mix(slots=slots)), name, folder=data / "releases")
+    finally:
+        store.close()
+    return home
+
+
+def _fill_toy(store: Store, num: int) -> None:
+    from db.examples import NewCandidate, put_candidates, put_examples
+    from db.insert import insert_missing
+    from db.runs import start_run
+    from db.tables.examples import Score
+    from db.tables.texts import Collection
+    from db.teachers import put_teacher
+    from db.texts import put_passages, put_queries
+
+    with store.write() as session:
+        collection = Collection(name="toy", kind="pairs", licence="cc-by-4.0")
+        session.add(collection)
+        session.flush()
+        run = start_run(session, "generate", "toy", {"pack": "v2", "pack_digest": "f" * 64}, 0)
+        teacher = put_teacher(session, name="minilm", version="w", kind="bi-encoder", max_length=8)
+        queries = put_queries(session, [f"query {n}" for n in range(num)])
+        positives = put_passages(session, [f"positive {n}" for n in range(num)])
+        pairs = list(zip(queries, positives, strict=True))
+        examples = put_examples(session, pairs, origin="corpus", collection_id=collection.id)
+        candidates, scores = [], []
+        for n, (example, query, positive) in enumerate(zip(examples, queries, positives, strict=True)):
+            candidates.append(NewCandidate(example, positive, "positive", "corpus", run.id))
+            scores.append({"query_id": query, "passage_id": positive, "value": 0.9})
+            texts = [f"written {n} {rank}" for rank in range(1, 5 - n % 3)]
+            grades = ("hard", "medium", "medium", "easy")
+            for rank, passage in enumerate(put_passages(session, texts), start=1):
+                candidates.append(
+                    NewCandidate(
+                        example, passage, "negative", "synthetic", run.id, grade=grades[rank - 1], rank=rank
+                    )
+                )  # fmt: skip
+                scores.append({"query_id": query, "passage_id": passage, "value": 0.9 - 0.1 * rank})
+        put_candidates(session, candidates)
+        insert_missing(session, Score, [{"teacher_id": teacher, "num_tokens": 3, **score} for score in scores])

@@ -1,7 +1,10 @@
 """`gradus publish` in processes of its own against the loopback Hub: once, again, at once, cut off, refused."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,65 +13,12 @@ import orjson
 import pytest
 from sqlalchemy import select
 
-from curation.release.recipe import Mix, ReleaseRecipe
-from curation.release.release import create_release
-from db.examples import NewCandidate, put_candidates, put_examples
-from db.insert import insert_missing
-from db.runs import start_run
 from db.store import Store
-from db.tables.examples import Score
 from db.tables.releases import ReleaseEvent
-from db.tables.texts import Collection
-from db.teachers import put_teacher
-from db.texts import put_passages, put_queries
 
 TOKEN = "hf_planted0token0that0nobody0may0find"
 GRADUS = [sys.executable, "-c", "from app.cli import main; main()"]
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """A data folder with the releases toy-1.0.0 and toy-1.1.0 (fewer configurations, other rows) of one small store."""
-    data = tmp_path / "home" / "gradus"
-    data.mkdir(parents=True)
-    store = Store.open(f"sqlite:///{data / 'store.db'}")
-    try:
-        _fill(store, 12)
-        for version, slots in (("1.0.0", 2), ("1.1.0", 3)):
-            recipe = ReleaseRecipe(mix=Mix(slots=slots), seed=slots)
-            create_release(store, recipe, f"toy-{version}", folder=data / "releases")
-    finally:
-        store.close()
-    return tmp_path / "home"
-
-
-def _fill(store: Store, num: int) -> None:
-    with store.write() as session:
-        collection = Collection(name="toy", kind="pairs", licence="cc-by-4.0")
-        session.add(collection)
-        session.flush()
-        run = start_run(session, "generate", "toy", {"pack": "v2", "pack_digest": "f" * 64}, 0)
-        teacher = put_teacher(session, name="minilm", version="w", kind="bi-encoder", max_length=8)
-        queries = put_queries(session, [f"query {n}" for n in range(num)])
-        positives = put_passages(session, [f"positive {n}" for n in range(num)])
-        pairs = list(zip(queries, positives, strict=True))
-        examples = put_examples(session, pairs, origin="corpus", collection_id=collection.id)
-        candidates, scores = [], []
-        for n, (example, query, positive) in enumerate(zip(examples, queries, positives, strict=True)):
-            candidates.append(NewCandidate(example, positive, "positive", "corpus", run.id))
-            scores.append({"query_id": query, "passage_id": positive, "value": 0.9})
-            texts = [f"written {n} {rank}" for rank in range(1, 5 - n % 3)]
-            grades = ("hard", "medium", "medium", "easy")
-            for rank, passage in enumerate(put_passages(session, texts), start=1):
-                candidates.append(
-                    NewCandidate(
-                        example, passage, "negative", "synthetic", run.id, grade=grades[rank - 1], rank=rank
-                    )
-                )  # fmt: skip
-                scores.append({"query_id": query, "passage_id": passage, "value": 0.9 - 0.1 * rank})
-        put_candidates(session, candidates)
-        insert_missing(session, Score, [{"teacher_id": teacher, "num_tokens": 3, **score} for score in scores])
 
 
 def _command(hub: Any, *more: str, release: str = "toy-1.0.0") -> list[str]:
@@ -76,14 +26,14 @@ def _command(hub: Any, *more: str, release: str = "toy-1.0.0") -> list[str]:
 
 
 def _environment(hub: Any, home: Path, **more: str) -> dict[str, str]:
-    return hub.environment(home, HF_TOKEN=TOKEN, COLUMNS="200", **more)
+    return hub.environment(home, **{"HF_TOKEN": TOKEN, "COLUMNS": "200"} | more)
 
 
 @pytest.fixture
-def publish(hub: Any, home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def publish(hub: Any, toy_releases: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*more: str, release: str = "toy-1.0.0", **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            _command(hub, *more, release=release), env=_environment(hub, home, **environment), cwd=ROOT,
+            _command(hub, *more, release=release), env=_environment(hub, toy_releases, **environment), cwd=ROOT,
             check=False, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
@@ -111,13 +61,15 @@ def _python(script: str, environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-def _events(home: Path) -> list[dict[str, str] | None]:
+def _events(hub: Any, home: Path) -> list[dict[str, str] | None]:
+    """Publications in this test's repository, as the store remembers them."""
     store = Store.open(f"sqlite:///{home / 'gradus' / 'store.db'}")
     try:
         with store.read() as session:
-            return list(session.scalars(select(ReleaseEvent.details).order_by(ReleaseEvent.id)))
+            every = list(session.scalars(select(ReleaseEvent.details).order_by(ReleaseEvent.id)))
     finally:
         store.close()
+    return [details for details in every if details and details["repo"] == hub.repo]
 
 
 def _seen(hub: Any, step: str) -> int:
@@ -139,15 +91,15 @@ print(sorted(manifest["rows"]))
 
 
 def test_a_published_release_loads_by_tag_streams_and_loads_offline(
-    hub: Any, home: Path, tmp_path: Path, publish: Callable[..., Any]
+    hub: Any, toy_releases: Path, tmp_path: Path, publish: Callable[..., Any]
 ) -> None:
     report = _report(publish("--json", "-"))
     assert report["is_new_commit"] and report["is_new_tag"] and report["over_xet"] is False
     assert report["tag"] == "v1.0.0" and report["num_verified"] == len(report["files"])
     assert {file["action"] for file in report["files"]} == {"add"}
     details = {"endpoint": hub.url, "repo": hub.repo, "tag": "v1.0.0", "commit": report["commit"]}
-    assert _events(home) == [details]
-    manifest = str(home / "gradus" / "releases" / "toy-1.0.0" / "manifest.json")
+    assert _events(hub, toy_releases) == [details]
+    manifest = str(toy_releases / "gradus" / "releases" / "toy-1.0.0" / "manifest.json")
     reader = hub.environment(tmp_path / "reader")
     configurations = _python(_LOAD, reader, hub.repo, "v1.0.0", manifest, "stream")
     offline = reader | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
@@ -155,24 +107,140 @@ def test_a_published_release_loads_by_tag_streams_and_loads_offline(
 
 
 def test_publishing_again_makes_no_commit_and_no_second_event(
-    hub: Any, home: Path, publish: Callable[..., Any]
+    hub: Any, toy_releases: Path, publish: Callable[..., Any]
 ) -> None:
     first = _report(publish("--json", "-"))
     again = _report(publish("--json", "-"))
     assert not again["is_new_commit"] and not again["is_new_tag"] and again["commit"] == first["commit"]
     assert {file["action"] for file in again["files"]} == {"keep"}
-    assert _seen(hub, "commit") == 1 and _seen(hub, "tag") == 1 and len(_events(home)) == 1
+    assert _seen(hub, "commit") == 1 and _seen(hub, "tag") == 1 and len(_events(hub, toy_releases)) == 1
 
 
 def test_the_next_version_replaces_the_files_and_keeps_the_old_tag(
-    hub: Any, home: Path, tmp_path: Path, publish: Callable[..., Any]
+    hub: Any, toy_releases: Path, tmp_path: Path, publish: Callable[..., Any]
 ) -> None:
     _report(publish("--json", "-"))
     report = _report(publish("--json", "-", release="toy-1.1.0"))
     assert {file["action"] for file in report["files"]} >= {"keep", "replace"}
     reader = hub.environment(tmp_path / "reader")
     for version in ("1.0.0", "1.1.0"):
-        manifest = str(home / "gradus" / "releases" / f"toy-{version}" / "manifest.json")
+        manifest = str(toy_releases / "gradus" / "releases" / f"toy-{version}" / "manifest.json")
         _python(_LOAD, reader, hub.repo, f"v{version}", manifest, "whole")
-    assert "is already at toy-1.1.0, which is newer" not in _refused(publish(release="toy-9.0.0"))
     assert _report(publish("--json", "-"))["is_new_commit"] is False  # its tag is there
+
+
+def _publish_at_once(hub: Any, home: Path, *releases: str) -> list[subprocess.CompletedProcess[str]]:
+    running = [
+        subprocess.Popen(
+            _command(hub, "--json", "-", release=release), env=_environment(hub, home), cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for release in releases
+    ]  # fmt: skip
+    done = []
+    for process in running:
+        out, error = process.communicate(timeout=300)
+        done.append(subprocess.CompletedProcess(process.args, process.returncode, out, error))
+    return done
+
+
+def test_of_two_publishers_one_wins_and_the_other_is_told(
+    hub: Any, toy_releases: Path, publish: Callable[..., Any]
+) -> None:
+    hub.faults("POST", at="commit", do="gather", times=2)
+    done = _publish_at_once(hub, toy_releases, "toy-1.0.0", "toy-1.1.0")
+    (won,) = [one for one in done if one.returncode == 0]
+    (lost,) = [one for one in done if one.returncode == 1]
+    line = _refused(lost)
+    assert "has a new head" in line and "run the same command again" in line and "nothing was published" in line
+    assert [event["commit"] for event in _events(hub, toy_releases) if event] == [_report(won)["commit"]]
+    assert _seen(hub, "tag") == 1
+
+
+def test_two_publishers_of_the_same_untagged_commit_both_succeed(
+    hub: Any, toy_releases: Path, publish: Callable[..., Any]
+) -> None:
+    hub.faults("POST", at="tag", do="cut")
+    _refused(publish())
+    hub.faults("POST", at="tag", do="gather", times=2)
+    reports = [_report(one) for one in _publish_at_once(hub, toy_releases, "toy-1.0.0", "toy-1.0.0")]
+    assert sorted(report["is_new_tag"] for report in reports) == [False, True]
+    assert not any(report["is_new_commit"] for report in reports) and len(_events(hub, toy_releases)) == 1
+
+
+def _kill_at(hub: Any, home: Path, step: str) -> None:
+    """Publish, and kill the process for good while the Hub has its request for that step in hand."""
+    hub.faults("POST", at=step, do="hold")
+    with subprocess.Popen(_command(hub), env=_environment(hub, home), cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        for _ in range(3_000):
+            if hub.faults()["active"][0]["waiting"] or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    hub.faults("DELETE")
+
+
+def test_a_publisher_killed_between_commit_and_tag_is_finished_by_the_next_call(
+    hub: Any, toy_releases: Path, publish: Callable[..., Any]
+) -> None:
+    _kill_at(hub, toy_releases, "tag")
+    assert _events(hub, toy_releases) == []
+    plan = _report(publish("--dry-run", "--json", "-"))
+    assert plan["commit"] and not plan["is_tagged"]
+    report = _report(publish("--json", "-"))
+    assert report["commit"] == plan["commit"] and not report["is_new_commit"] and report["is_new_tag"]
+    assert _seen(hub, "commit") == 0 and _seen(hub, "upload") == 0
+
+
+def test_a_publisher_killed_between_upload_and_commit_left_nothing_and_uploads_nothing_twice(
+    hub: Any, toy_releases: Path, publish: Callable[..., Any]
+) -> None:
+    _kill_at(hub, toy_releases, "commit")
+    plan = _report(publish("--dry-run", "--json", "-"))
+    assert plan["commit"] is None and {file["action"] for file in plan["files"]} == {"add"}
+    assert _report(publish("--json", "-"))["is_new_commit"] and _seen(hub, "upload") == 0
+
+
+def test_a_release_covered_by_another_before_its_tag_is_tagged_where_it_stands(
+    hub: Any, toy_releases: Path, publish: Callable[..., Any]
+) -> None:
+    hub.faults("POST", at="tag", do="cut")
+    line = _refused(publish())
+    assert "is there without its tag v1.0.0: run the same command again to finish" in line
+    newer = _report(publish("--json", "-", release="toy-1.1.0"))
+    report = _report(publish("--json", "-"))
+    assert report["is_new_tag"] and not report["is_new_commit"] and report["commit"] != newer["commit"]
+
+
+def test_a_dry_run_lists_what_would_change_and_writes_nothing(
+    hub: Any, toy_releases: Path, publish: Callable[..., Any]
+) -> None:
+    plan = _report(publish("--dry-run", "--json", "-"))
+    assert plan["is_new_repository"] and plan["is_reachable"] and plan["tag"] == "v1.0.0"
+    folder = toy_releases / "gradus" / "releases" / "toy-1.0.0"
+    on_disk = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    assert {file["path"]: file["size"] for file in plan["files"]} == on_disk
+    nowhere = publish("--dry-run", "--endpoint", "http://127.0.0.1:9")
+    assert nowhere.returncode == 0 and "does not answer" in nowhere.stdout
+    assert all(name in nowhere.stdout for name in on_disk)
+    written = {"create", "preupload", "batch", "upload", "commit", "tag"}
+    assert not written & set(hub.faults()["seen"]) and _events(hub, toy_releases) == []
+
+
+def _holding(folder: Path, text: str) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def test_the_token_is_nowhere_afterwards(hub: Any, toy_releases: Path, publish: Callable[..., Any]) -> None:
+    stored = toy_releases / "token"
+    stored.write_text(TOKEN)
+    try:
+        for step in ("create", "preupload", "batch", "commit", "tag"):
+            hub.faults("POST", at=step, do="refuse", status=400, message=f"you sent Authorization: Bearer {TOKEN}")
+            assert "Bearer ***" in _refused(publish(HF_TOKEN=""))
+        assert TOKEN not in publish("--json", str(toy_releases / "report.json"), HF_TOKEN="").stdout
+        assert len(_events(hub, toy_releases)) == 1
+        assert _holding(toy_releases, TOKEN) == [stored] and _holding(hub.folder, TOKEN) == []
+    finally:
+        stored.unlink()
