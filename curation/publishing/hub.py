@@ -77,21 +77,24 @@ class HubRepository:
         with self._asking("looking at the repository"):
             try:
                 info = self._api.dataset_info(self.repo)
-            except RepositoryNotFoundError as error:
-                if "Invalid credentials" in str(error):
-                    raise
+            except RepositoryNotFoundError:
                 return None
             return RepositoryState(info.sha, bool(info.private))
 
     def create(self, *, is_private: bool) -> None:
-        """Make the repository; one that is there already is left as it is."""
+        """Make the repository, by default as visible as its owner's are; one that is there is left as it is."""
         with self._asking("creating the repository"):
-            self._api.create_repo(self.repo, repo_type=_KIND, private=is_private, exist_ok=True)
+            self._api.create_repo(self.repo, repo_type=_KIND, private=is_private or None, exist_ok=True)
 
     def tags(self) -> dict[str, str]:
         """Commit of every tag."""
         with self._asking("reading the tags"):
             return {tag.name: tag.target_commit for tag in self._api.list_repo_refs(self.repo, repo_type=_KIND).tags}
+
+    def commit_of(self, revision: str) -> str | None:
+        """The commit that a branch or a tag means."""
+        with self._asking(f"looking at {revision}"):
+            return self._api.dataset_info(self.repo, revision=revision).sha
 
     def tree(self, revision: str) -> dict[str, RemoteFile]:
         """Every file at a revision."""
@@ -174,6 +177,9 @@ class HubRepository:
                     part = additions[start : start + _UPLOAD_TOGETHER]
                     self._api.preupload_lfs_files(self.repo, part, repo_type=_KIND, free_memory=False)
             progress(len(additions))
+            for file, addition in zip(files, additions, strict=True):
+                if addition.upload_info.sha256.hex() != file.sha256:
+                    raise PublishingError(f"{file.file} was changed while it was uploaded; restore the folder")
             with self._asking("committing"):
                 done = self._api.create_commit(
                     self.repo,
@@ -185,14 +191,14 @@ class HubRepository:
                 )
             return str(done.oid)
 
-    def tag(self, tag: str, commit: str, message: str) -> None:
+    def tag(self, tag: str, commit: str) -> None:
         """Name a commit.
 
         Raises:
             TagExistsError: There is such a tag.
         """
         with self._asking("tagging"):
-            self._api.create_tag(self.repo, tag=tag, tag_message=message, revision=commit, repo_type=_KIND)
+            self._api.create_tag(self.repo, tag=tag, revision=commit, repo_type=_KIND)
 
     @contextmanager
     def _asking(self, doing: str) -> Iterator[None]:

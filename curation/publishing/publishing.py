@@ -169,7 +169,7 @@ def _commit(plan: Plan, hub: HubRepository, *, over_xet: bool, progress: Progres
 def _tag(content: Content, hub: HubRepository, commit: str) -> bool:
     """Whether this call made the tag; another publisher of the same release may have been faster."""
     try:
-        hub.tag(content.tag, commit, f"Release {content.name}")
+        hub.tag(content.tag, commit)
     except TagExistsError as error:
         there = hub.tags().get(content.tag)
         if there == commit or (there is not None and is_published(content, hub.tree(there))):
@@ -183,8 +183,7 @@ def _tag(content: Content, hub: HubRepository, commit: str) -> bool:
 
 def _verify(content: Content, hub: HubRepository, commit: str, progress: Progress) -> int:
     """Read every file back by the tag and compare its SHA-256; the number of files."""
-    there = hub.tags().get(content.tag)
-    if there != commit:
+    if (there := hub.commit_of(content.tag)) != commit:
         raise PublishingError(f"tag {content.tag} of {hub.repo} names {there}, not {commit}")
     with tempfile.TemporaryDirectory(prefix="gradus-verify-") as folder:
         for done, (path, local) in enumerate(sorted(content.files.items())):

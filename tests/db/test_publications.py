@@ -1,0 +1,49 @@
+"""The migration to publications keeps old events, their triggers, and what may be written."""
+
+import pytest
+from alembic import command
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from db.store import Store
+from db.upgrade import migration_config
+
+
+def _upgrade(engine: Engine, revision: str) -> None:
+    config = migration_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def _event(connection: Connection, kind: str, at: str) -> None:
+    values = {"kind": kind, "at": at}
+    connection.execute(
+        text("insert into release_event (release_id, kind, reason, at) values (1, :kind, 'r', :at)"), values
+    )
+
+
+def test_old_events_stay_frozen_and_only_known_kinds_come_in(store_url: str) -> None:
+    engine = create_engine(store_url.replace("postgresql://", "postgresql+psycopg://"))
+    _upgrade(engine, "0002")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into release (id, name, digest, recipe, manifest, path, created_at) "
+                "values (1, 'r-1.0.0', 'd', '{}', '{}', 'p', '2026-01-01 00:00:00')"
+            )
+        )
+        _event(connection, "retired", "2026-01-02 00:00:00")
+    engine.dispose()
+    Store.open(store_url).close()
+    engine = create_engine(store_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        _event(connection, "published", "2026-01-03 00:00:00")
+        kinds = connection.execute(text("select kind, details from release_event order by at")).all()
+    assert [tuple(row) for row in kinds] == [("retired", None), ("published", None)]
+    for change in ("update release_event set reason = 'x'", "delete from release_event"):
+        with pytest.raises(DBAPIError, match="frozen"), engine.begin() as connection:
+            connection.execute(text(change))
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        _event(connection, "sold", "2026-01-04 00:00:00")
+    engine.dispose()
