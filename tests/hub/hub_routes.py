@@ -12,6 +12,7 @@ import json
 import secrets
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import parse_qs
 
 import yaml
 from fastapi import FastAPI, Request
@@ -173,7 +174,7 @@ def _add_reading(hub: FastAPI, door: Door, page_size: int) -> None:
         if request.headers.get("content-type", "").startswith("application/json"):
             paths = (await request.json())["paths"]
         else:
-            paths = [str(path) for path in (await request.form()).getlist("paths")]
+            paths = parse_qs((await request.body()).decode()).get("paths", [])
         found = [tree[path].to_json(path) if path in tree else folders.get(path) for path in paths]
         return [entry for entry in found if entry]
 
