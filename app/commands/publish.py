@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def publish(
-    release: Annotated[str, typer.Argument(metavar="RELEASE", help="Name of a release in the store.")],
+    release: Annotated[str, typer.Argument(help="Name of a release in the store.")],
     repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="The data set repository; made if missing.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     endpoint: Annotated[
