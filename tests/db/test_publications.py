@@ -1,11 +1,16 @@
 """The migration to publications keeps old events, their triggers, and what may be written."""
 
+from pathlib import Path
+
 import pytest
 from alembic import command
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from db.merge import merge
+from db.publications import publications, record_publication
 from db.store import Store
+from db.tables.releases import Release
 from db.upgrade import migration_config
 
 
@@ -47,3 +52,20 @@ def test_old_events_stay_frozen_and_only_known_kinds_come_in(store_url: str) -> 
     with pytest.raises(IntegrityError), engine.begin() as connection:
         _event(connection, "sold", "2026-01-04 00:00:00")
     engine.dispose()
+
+
+def test_publications_come_along_when_stores_are_united(store: Store, tmp_path: Path) -> None:
+    where = {"endpoint": "http://h", "repo": "a/b", "tag": "v1.0.0", "commit": "c" * 40}
+    other = Store.open(f"sqlite:///{tmp_path / 'other.db'}")
+    try:
+        for opened in (store, other):
+            with opened.write() as session:
+                for name in ("other-1.0.0", "r-1.0.0") if opened is store else ("r-1.0.0",):
+                    session.add(Release(name=name, digest="d" * 64, recipe={}, manifest={}, path="p"))
+                    session.flush()
+        record_publication(other, 1, **where)
+        for _ in range(2):
+            merge(store, other, progress=lambda done, total: None)
+    finally:
+        other.close()
+    assert publications(store, 1) == [] and publications(store, 2) == [where]

@@ -139,3 +139,39 @@ def test_a_path_that_leaves_the_repository_is_refused(hub: Any, path: str) -> No
         post(f"/api/datasets/{hub.repo}/commit/main", lines)
     assert refused.value.code == 400
     refused.value.close()
+
+
+_SNAPSHOT = """
+import sys
+from pathlib import Path
+from huggingface_hub import HfApi, snapshot_download
+repo = sys.argv[1]
+try:
+    HfApi(token="hf_wrong").create_repo(repo, repo_type="dataset")
+    raise SystemExit("another token may write")
+except OSError as error:
+    assert "401" in str(error), error
+if not HfApi().repo_exists(repo, repo_type="dataset"):
+    HfApi().create_repo(repo, repo_type="dataset")
+    HfApi().upload_folder(folder_path=sys.argv[2], repo_id=repo, repo_type="dataset")
+folder = Path(snapshot_download(repo, repo_type="dataset"))
+print(sorted((str(p.relative_to(folder)), p.read_text()) for p in folder.rglob("*.txt")))
+"""
+
+
+def test_a_hub_with_a_token_keeps_everything_over_a_restart(hub: Any, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for number in range(5):
+        (source / f"part-{number % 2}").mkdir(parents=True, exist_ok=True)
+        (source / f"part-{number % 2}" / f"{number}.txt").write_text(f"text {number}")
+    expected = sorted((str(path.relative_to(source)), path.read_text()) for path in source.rglob("*.txt"))
+    for start in ("first", "again"):
+        command = [sys.executable, str(Path(__file__).parent), str(tmp_path / "data"), "--port", "0"]
+        environment = hub.environment(tmp_path / start, HF_HUB_DISABLE_XET="1", LOOPBACK_HUB_TOKEN="hf_test")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+            try:
+                assert server.stdout is not None
+                environment["HF_ENDPOINT"] = server.stdout.readline().strip()
+                assert _run(_SNAPSHOT, environment, "org/set", str(source)).strip() == str(expected)
+            finally:
+                server.kill()
