@@ -124,7 +124,7 @@ def hub(hub_server: LoopbackHub) -> Iterator[LoopbackHub]:
 
 @pytest.fixture(scope="session")
 def toy_releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose data folder `gradus` has a small store with releases toy-1.0.0, toy-1.1.0 (other rows) and toy."""
+    """A home whose data folder `gradus` has a small store with releases toy-1.0.0 and toy-1.1.0 (other rows)."""
     from curation.release.recipe import Mix, ReleaseRecipe
     from curation.release.release import create_release
 
@@ -134,7 +134,7 @@ def toy_releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(f"sqlite:///{data / 'store.db'}")
     try:
         _fill_toy(store, 12)
-        for name, slots in (("toy-1.0.0", 2), ("toy-1.1.0", 3), ("toy", 1)):
+        for name, slots in (("toy-1.0.0", 2), ("toy-1.1.0", 3)):
             create_release(store, ReleaseRecipe(mix=Mix(slots=slots)), name, folder=data / "releases")
     finally:
         store.close()
