@@ -58,8 +58,8 @@ def changes(content: Content, tree: RemoteTree, before: Mapping[str, Any] | None
     if strangers:
         more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
         raise PublishingError(
-            f"{strangers[0]}{more} of the repository came from no release and would be loaded with it or overwritten: "
-            "remove it there, or choose another --repo"
+            f"{strangers[0]!r}{more} of the repository came from no release, and would be loaded with this one or "
+            "overwritten: remove it there, or choose another --repo"
         )
     return listed
 
@@ -86,11 +86,17 @@ def check_order(content: Content, before: Mapping[str, Any] | None) -> None:
     there = before.get("name") if before else None
     if not isinstance(there, str) or before is None or before.get("digest") == content.digest:
         return
-    (stem, version), (old_stem, old_version) = version_of(content.name), version_of(there)
+    stem, version = version_of(content.name)
+    try:
+        old_stem, old_version = version_of(there)
+    except PublishingError as error:
+        raise PublishingError(
+            f"the repository holds release {there!r}, without a version: choose another --repo"
+        ) from error
     if stem != old_stem:
         raise PublishingError(f"the repository holds releases of {old_stem!r}, not of {stem!r}: choose another --repo")
     if _rank(version) < _rank(old_version):
-        raise PublishingError(f"the repository is already at {there}, which is newer than {content.name}")
+        raise PublishingError(f"the repository is already at {there!r}, which is newer than {content.name}")
 
 
 def _rank(version: str) -> tuple[list[int], bool, str]:

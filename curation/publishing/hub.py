@@ -244,10 +244,12 @@ class HubRepository:
         return PublishingError(f"{self.endpoint} failed{answer}")
 
     def _clean(self, text: str) -> str:
-        """One short line without the token."""
+        """One short line without the token, and without what drives a terminal."""
         if self._token:
             text = text.replace(self._token, "***")
-        line = " ".join(text.split())
+        line = "".join(
+            letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split())
+        )
         return line if len(line) <= _MOST_OF_AN_ANSWER else line[:_MOST_OF_AN_ANSWER] + "..."
 
 

@@ -83,6 +83,13 @@ def test_a_refusal_is_one_line_and_the_next_call_publishes(
     assert done.is_new_commit and _tags(api, hub.repo) == {"v1.0.0": done.commit}
 
 
+def test_what_a_hub_says_drives_no_terminal(hub: Any, go: Callable[..., Any]) -> None:
+    hub.faults("POST", at="commit", do="refuse", status=400, message="a" * 190 + "\x1b[2J\u202e" + "b" * 500)
+    with pytest.raises(PublishingError) as refused:
+        go()
+    assert str(refused.value).isprintable() and "b" * 20 not in str(refused.value)
+
+
 def test_a_moved_head_stops_and_the_next_call_publishes_on_top(hub: Any, api: HfApi, go: Callable[..., Any]) -> None:
     hub.faults("POST", at="commit", do="move")
     with pytest.raises(MovedHeadError, match=r"has a new head.*run the same command again.*nothing was published"):
@@ -146,7 +153,7 @@ def test_a_tag_with_other_content_is_refused_before_anything_is_sent(
 
 def test_an_older_version_is_refused(hub: Any, api: HfApi, go: Callable[..., Any]) -> None:
     go("toy-1.1.0")
-    with pytest.raises(PublishingError, match=r"already at toy-1.1.0, which is newer than toy-1.0.0"):
+    with pytest.raises(PublishingError, match=r"already at 'toy-1.1.0', which is newer than toy-1.0.0"):
         go("toy-1.0.0")
     assert list(_tags(api, hub.repo)) == ["v1.1.0"]
 
@@ -155,7 +162,7 @@ def test_a_strangers_file_that_would_be_loaded_is_refused(hub: Any, api: HfApi, 
     api.create_repo(hub.repo, repo_type="dataset")
     path = "graded/train-00000-of-00001-extra.parquet"
     api.upload_file(path_or_fileobj=BytesIO(b"x"), path_in_repo=path, repo_id=hub.repo, repo_type="dataset")
-    with pytest.raises(PublishingError, match=rf"{path} .*came from no release"):
+    with pytest.raises(PublishingError, match=rf"'{path}' .*came from no release"):
         go()
     api.delete_file(path, hub.repo, repo_type="dataset")
     assert go().is_new_commit
@@ -274,7 +281,7 @@ def test_only_what_a_release_put_there_is_replaced_or_removed(tmp_path: Path) ->
         "manifest.json": "replace",
     }  # fmt: skip
     for stranger in (None, {}, {"files": []}, {"files": {"graded/b": {}, "README.md": {}}}):
-        with pytest.raises(PublishingError, match=r"graded/.* came from no release"):
+        with pytest.raises(PublishingError, match=r"'graded/.*' .*of the repository came from no release"):
             changes(content, tree, stranger)
 
 
@@ -302,6 +309,7 @@ def test_a_revision_with_more_files_in_our_folders_is_not_the_release(tmp_path: 
         ("toy-1.10.0", "newer"),
         ("toy-1.2.1", "newer"),
         ("other-1.0.0", "holds releases of 'other'"),
+        ("\x1b[2Jtoy", r"holds release '\\x1b\[2Jtoy', without a version"),
     ],
 )
 def test_versions_go_up(tmp_path: Path, there: str, told: str | None) -> None:

@@ -92,7 +92,7 @@ class Faults:
             return
         fault.times -= 1
         if fault.do == "refuse":
-            headers = {"X-Error-Message": fault.message}
+            headers = {"X-Error-Message": fault.message} if fault.message.isascii() else {}
             await JSONResponse({"error": fault.message}, fault.status, headers)(scope, receive, send)
         elif fault.do == "cut":
             _cut(receive)
