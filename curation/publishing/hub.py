@@ -218,7 +218,8 @@ class HubRepository:
         if isinstance(error, HfHubHTTPError):
             return self._refusal(error, doing)
         if isinstance(error, httpx2.TransportError | ConnectionError):
-            return UnreachableError(f"{self.endpoint} does not answer, or the connection was lost ({doing})")
+            told = f": {self._clean(str(error))}" if str(error) else ""
+            return UnreachableError(f"{self.endpoint} does not answer, or the connection was lost ({doing}{told})")
         return PublishingError(f"{self.repo}: {doing} failed: {self._clean(str(error))}")
 
     def _refusal(self, error: HfHubHTTPError, doing: str) -> PublishingError:
@@ -238,10 +239,14 @@ class HubRepository:
         if status == 403:
             return PublishingError(f"the token may not write to {self.repo}{answer}: use one with write access")
         if status == 404:
-            return PublishingError(f"{self.repo} is not there, or not for this token{answer}: check --repo")
+            return PublishingError(
+                f"{self.repo} is not there, or not for this token{answer}: check --repo and --endpoint"
+            )
         if status == 429:
             return PublishingError(f"{self.endpoint} asks for a pause{answer}: try again later")
-        return PublishingError(f"{self.endpoint} failed{answer}")
+        if status >= 500:  # a gateway may lose the answer of what was done behind it
+            return UnreachableError(f"{self.endpoint} failed{answer}")
+        return PublishingError(f"{self.endpoint} refused{answer}")
 
     def _clean(self, text: str) -> str:
         """One short line without the token, and without what drives a terminal."""

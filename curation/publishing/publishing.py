@@ -75,30 +75,45 @@ def publish(
         PublishingError: With what is left on the Hub, and what to do.
     """
     content = read_content(store, name, progress)
-    left = "nothing was published"
+    left = _Left("nothing was published")
     try:
-        hub.check_token()
-        plan = _plan(content, hub, is_private=is_private)
-        is_new_repository = plan.state is None
-        if is_new_repository:
-            hub.create(is_private=is_private)
-            left = "nothing was published; the repository may be there, without the release"
-            plan = _plan(content, hub, is_private=is_private)
-        commit, over_xet = plan.commit, None
-        if commit is None:
-            over_xet = hub.has_xet()
-            commit = _commit(plan, hub, over_xet=over_xet, progress=progress)
-        left = f"commit {commit[:12]} is there without its tag {content.tag}: run the same command again to finish"
-        is_new_tag = not plan.is_tagged and _tag(content, hub, commit)
-        record_publication(
-            store, content.release_id, endpoint=hub.endpoint, repo=hub.repo, tag=content.tag, commit=commit
-        )
-        left = f"{content.tag} names commit {commit[:12]}, which was not verified: run the same command again"
-        num_verified = _verify(content, hub, commit, progress)
+        return _publish(store, content, hub, left, is_private=is_private, progress=progress)
+    except TagExistsError:
+        raise
+    except UnreachableError as error:
+        raise UnreachableError(f"{error}; {left.after_a_cut or left.surely}") from error
     except PublishingError as error:
-        raise type(error)(f"{error}; {left}") from error
+        raise type(error)(f"{error}; {left.surely}") from error
+
+
+@dataclass(slots=True)
+class _Left:
+    """What an error leaves on the Hub; `after_a_cut` while a request is out whose answer may get lost."""
+
+    surely: str
+    after_a_cut: str | None = None
+
+
+def _publish(
+    store: Store, content: Content, hub: HubRepository, left: _Left, *, is_private: bool, progress: Progress
+) -> Published:
+    hub.check_token()
+    plan = _plan(content, hub, is_private=is_private)
+    is_new_repository = plan.state is None
+    if is_new_repository:
+        hub.create(is_private=is_private)
+        left.surely = "nothing was published; the repository may be there, without the release"
+        plan = _plan(content, hub, is_private=is_private)
+    over_xet = hub.has_xet() if plan.commit is None else None
+    left.after_a_cut = "how far it came is not known: run the same command again, it goes on from there"
+    commit = plan.commit or _commit(plan, hub, over_xet=bool(over_xet), progress=progress)
+    left.surely = f"commit {commit[:12]} is there without its tag {content.tag}: run the same command again to finish"
+    is_new_tag = not plan.is_tagged and _tag(content, hub, commit)
+    left.surely = f"{content.tag} names commit {commit[:12]}, which was not verified: run the same command again"
+    left.after_a_cut = None
+    record_publication(store, content.release_id, endpoint=hub.endpoint, repo=hub.repo, tag=content.tag, commit=commit)
     return Published(
-        release=name,
+        release=content.name,
         repo=hub.repo,
         endpoint=hub.endpoint,
         tag=content.tag,
@@ -107,7 +122,7 @@ def publish(
         is_new_tag=is_new_tag,
         is_new_repository=is_new_repository,
         over_xet=over_xet,
-        num_verified=num_verified,
+        num_verified=_verify(content, hub, commit, progress),
         changes=plan.changes,
     )
 
@@ -174,9 +189,9 @@ def _tag(content: Content, hub: HubRepository, commit: str) -> bool:
         there = hub.tags().get(content.tag)
         if there == commit or (there is not None and is_published(content, hub.tree(there))):
             return False
-        raise PublishingError(
-            f"tag {content.tag} of {hub.repo} was given to other content ({(there or 'unknown')[:12]}) meanwhile: "
-            "a tag is a promise, release under a new version"
+        raise TagExistsError(
+            f"tag {content.tag} of {hub.repo} was given to other content ({(there or 'unknown')[:12]}) meanwhile, and "
+            f"commit {commit[:12]} stays on main without a tag: release under a new version"
         ) from error
     return True
 

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from curation.errors import CurationError
 from curation.publishing.changes import RemoteFile, changes, check_order, is_published, is_same
 from curation.publishing.content import MANIFEST, Content, LocalFile, read_content, version_of
-from curation.publishing.errors import MovedHeadError, PublishingError, UnreachableError
+from curation.publishing.errors import MovedHeadError, PublishingError, TagExistsError, UnreachableError
 from curation.publishing.hub import HubRepository
 from curation.publishing.publishing import plan_publication, publish
 from db.publications import publications, record_publication
@@ -66,7 +66,7 @@ def _num_commits(api: HfApi, repo: str) -> int:
         ("commit", 413, "too large", "no space left for"),
         ("commit", 403, "Private repository storage limit reached", "no space left for"),
         ("commit", 401, "Invalid credentials in Authorization header", "does not take the token"),
-        ("commit", 418, "teapot", "failed (committing; the Hub says: teapot)"),
+        ("commit", 418, "teapot", "refused (committing; the Hub says: teapot)"),
     ],
 )
 def test_a_refusal_is_one_line_and_the_next_call_publishes(
@@ -103,15 +103,22 @@ def test_a_connection_cut_between_upload_and_commit_leaves_nothing(
     hub: Any, api: HfApi, go: Callable[..., Any]
 ) -> None:
     hub.faults("POST", at="commit", do="cut")
-    with pytest.raises(UnreachableError, match=r"connection was lost \(committing\).*nothing was published"):
+    with pytest.raises(UnreachableError, match=r"connection was lost \(committing: .*run the same command again"):
         go()
     assert _num_commits(api, hub.repo) == 1
     assert go().is_new_commit
 
 
+def test_a_gateway_that_fails_may_have_lost_an_answer(hub: Any, api: HfApi, go: Callable[..., Any]) -> None:
+    hub.faults("POST", at="commit", do="refuse", status=504, message="timeout")
+    with pytest.raises(UnreachableError, match=r"failed \(committing; the Hub says: timeout\); how far it came is not"):
+        go()
+    assert go().is_new_commit
+
+
 def test_a_commit_whose_answer_was_lost_is_found_and_tagged(hub: Any, api: HfApi, go: Callable[..., Any]) -> None:
     hub.faults("POST", at="commit", do="cut-after")
-    with pytest.raises(UnreachableError, match=r"\(committing\)"):
+    with pytest.raises(UnreachableError, match=r"\(committing: .*how far it came is not known"):
         go()
     done = go()
     assert not done.is_new_commit and done.is_new_tag and _num_commits(api, hub.repo) == 2
@@ -119,7 +126,7 @@ def test_a_commit_whose_answer_was_lost_is_found_and_tagged(hub: Any, api: HfApi
 
 def test_a_tag_whose_answer_was_lost_is_found(hub: Any, api: HfApi, go: Callable[..., Any], toy_store: Store) -> None:
     hub.faults("POST", at="tag", do="cut-after")
-    with pytest.raises(UnreachableError, match=r"\(tagging\).*is there without its tag"):
+    with pytest.raises(UnreachableError, match=r"\(tagging: .*how far it came is not known"):
         go()
     done = go()
     assert not done.is_new_commit and not done.is_new_tag
@@ -149,6 +156,15 @@ def test_a_tag_with_other_content_is_refused_before_anything_is_sent(
     with pytest.raises(PublishingError, match=r"tag v1.0.0 of .* holds other content than toy-1.0.0.*nothing was"):
         go()
     assert not {"preupload", "batch", "commit"} & set(hub.faults()["seen"])
+
+
+def test_a_tag_taken_by_other_content_meanwhile_is_told(hub: Any, api: HfApi, go: Callable[..., Any]) -> None:
+    hub.faults("POST", at="tag", do="take", message="v1.0.0")
+    with pytest.raises(TagExistsError, match=r"v1.0.0 .* was given to other content .*stays on main without a tag"):
+        go()
+    with pytest.raises(PublishingError, match=r"holds other content than toy-1.0.0"):
+        go()
+    assert _num_commits(api, hub.repo) == 2
 
 
 def test_an_older_version_is_refused(hub: Any, api: HfApi, go: Callable[..., Any]) -> None:

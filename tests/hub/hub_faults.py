@@ -8,6 +8,7 @@ Steps: create, preupload, batch, upload, commit, tag, resolve, refs. What happen
     hold        keep the client waiting until the fault is cleared, then cut
     gather      let `times` requests arrive, then let them all go on
     move        let somebody else commit to main first
+    take        let somebody else give the tag `message` to the first commit first
     corrupt     change one byte of the file on its way out
 """
 
@@ -16,7 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from hub_repositories import Repositories
+from hub_repositories import Repositories, Repository
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -102,6 +103,10 @@ class Faults:
         elif fault.do == "move":
             self._move(scope["path"])
             await self.app(scope, receive, send)
+        elif fault.do == "take":
+            repository = self._repository(scope["path"])
+            repository.tag(fault.message, list(repository.history(repository.resolve("main")))[-1]["id"])
+            await self.app(scope, receive, send)
         elif fault.do == "corrupt":
             await self.app(scope, receive, _Corrupted(send))
         else:
@@ -114,9 +119,12 @@ class Faults:
         if fault in self.active:
             self.active.remove(fault)
 
-    def _move(self, path: str) -> None:
+    def _repository(self, path: str) -> Repository:
         owner, name = path.removeprefix("/api/datasets/").split("/")[:2]
-        repository = self.repositories.find(owner, name)
+        return self.repositories.find(owner, name)
+
+    def _move(self, path: str) -> None:
+        repository = self._repository(path)
         repository.commit("main", "somebody else", "", {"elsewhere.txt": repository.add_blob(b"elsewhere\n")}, None)
 
 
