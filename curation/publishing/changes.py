@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from curation.publishing.content import MANIFEST, Content, LocalFile, version_of
+from curation.errors import CurationError
+from curation.publishing.content import MANIFEST, Content, LocalFile
 from curation.publishing.errors import PublishingError
+from curation.release.catalogue import Version
 
 _ANYBODYS = {"README.md", ".gitattributes"}
 Action = Literal["add", "replace", "remove", "keep"]
@@ -81,28 +83,24 @@ def check_order(content: Content, before: Mapping[str, Any] | None) -> None:
     """Refuse to lead a repository back to an older version, or over to another data set.
 
     Raises:
-        PublishingError: The head holds a newer version, or a release of another stem.
+        PublishingError: The head holds a newer version, or a release of another name.
     """
     there = before.get("name") if before else None
     if not isinstance(there, str) or before is None or before.get("digest") == content.digest:
         return
-    stem, version = version_of(content.name)
     try:
-        old_stem, old_version = version_of(there)
-    except PublishingError as error:
+        old = Version.parse(there)
+    except CurationError as error:
         raise PublishingError(
             f"the repository holds release {there!r}, without a version: choose another --repo"
         ) from error
-    if stem != old_stem:
-        raise PublishingError(f"the repository holds releases of {old_stem!r}, not of {stem!r}: choose another --repo")
-    if _rank(version) < _rank(old_version):
+    new = content.version
+    if new.base != old.base:
+        raise PublishingError(
+            f"the repository holds releases of {old.base!r}, not of {new.base!r}: choose another --repo"
+        )
+    if new < old:
         raise PublishingError(f"the repository is already at {there!r}, which is newer than {content.name}")
-
-
-def _rank(version: str) -> tuple[list[int], bool, str]:
-    """By numbers; a pre-release stands before its release."""
-    numbers, _, pre = version.partition("-")
-    return [int(number) for number in numbers.split(".")], not pre, pre
 
 
 def _owned(before: Mapping[str, Any] | None) -> set[str]:

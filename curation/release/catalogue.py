@@ -116,7 +116,8 @@ def require_in_use(session: Session, release: Release) -> None:
 def list_releases(store: Store) -> list[Listed]:
     """Every release, by name and version."""
     with store.read() as session:
-        events = session.execute(select(ReleaseEvent.release_id, ReleaseEvent.reason).order_by(ReleaseEvent.at.desc()))
+        retired = select(ReleaseEvent.release_id, ReleaseEvent.reason).where(ReleaseEvent.kind == "retired")
+        events = session.execute(retired.order_by(ReleaseEvent.at.desc()))
         reasons = {key: reason for key, reason in events}
         releases = session.scalars(select(Release)).all()
         name_of = {release.id: release.name for release in releases}

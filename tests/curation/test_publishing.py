@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ from huggingface_hub import HfApi
 
 from curation.errors import CurationError
 from curation.publishing.changes import RemoteFile, changes, check_order, is_published, is_same
-from curation.publishing.content import MANIFEST, Content, LocalFile, read_content, version_of
+from curation.publishing.content import MANIFEST, Content, LocalFile, read_content
 from curation.publishing.errors import MovedHeadError, PublishingError, TagExistsError, UnreachableError
 from curation.publishing.hub import HubRepository
 from curation.publishing.publishing import plan_publication, publish
+from curation.release.catalogue import Version, list_releases
+from curation.release.manifest import content_digest
 from db.publications import publications, record_publication
 from db.store import Store
 from db.tables.releases import Release, ReleaseEvent
@@ -223,7 +224,7 @@ def test_a_folder_that_is_not_what_was_frozen_is_refused_before_the_network(
             (folder / MANIFEST).write_bytes(orjson.dumps(manifest | {"num_items": 7}))
         else:
             shutil.rmtree(folder)
-        with pytest.raises(PublishingError, match=r"release 'toy-1.0.0'"):
+        with pytest.raises(PublishingError, match=r"release 'toy-1.0.0' is not what was frozen: .*release export"):
             go()
         assert hub.faults()["seen"] == []
     finally:
@@ -271,7 +272,7 @@ def _content(tmp_path: Path, **files: bytes) -> Content:
         file = tmp_path / name
         file.write_bytes(text)
         local[path] = LocalFile(path, file, len(text), _sha256(text))
-    return Content(1, "toy-1.2.0", "d" * 64, local)
+    return Content(1, Version.parse("toy-1.2.0"), "d" * 64, local)
 
 
 def _sha256(text: bytes) -> str:
@@ -321,7 +322,6 @@ def test_a_revision_with_more_files_in_our_folders_is_not_the_release(tmp_path: 
     ("there", "told"),
     [
         ("toy-1.1.9", None),
-        ("toy-1.2.0-rc.1", None),
         ("toy-1.10.0", "newer"),
         ("toy-1.2.1", "newer"),
         ("other-1.0.0", "holds releases of 'other'"),
@@ -329,7 +329,7 @@ def test_a_revision_with_more_files_in_our_folders_is_not_the_release(tmp_path: 
     ],
 )
 def test_versions_go_up(tmp_path: Path, there: str, told: str | None) -> None:
-    content = replace(_content(tmp_path, a=b""), name="toy-1.2.0")
+    content = _content(tmp_path, a=b"")
     before = {"name": there, "digest": "e" * 64}
     if told is None:
         check_order(content, before)
@@ -338,18 +338,11 @@ def test_versions_go_up(tmp_path: Path, there: str, told: str | None) -> None:
             check_order(content, before)
 
 
-def test_versions_are_read_from_names() -> None:
-    assert version_of("scifact-1.0.0") == ("scifact", "1.0.0")
-    assert version_of("a-b-2.10.3-rc.1") == ("a-b", "2.10.3-rc.1")
-    assert version_of("1.0.0") == ("", "1.0.0")
-    for name in ("scifact", "scifact-1.0", "scifact-1.0.0.", "1.0.0x"):
-        with pytest.raises(PublishingError, match="no version"):
-            version_of(name)
-
-
 def test_publications_are_remembered_once_and_retired_releases_refused(store: Store, tmp_path: Path) -> None:
+    digest = content_digest({}, {})
+    manifest = {"files": {}, "num_items": 0, "rows": {}, "recipe": {}, "digest": digest}
     with store.write() as session:
-        release = Release(name="r-1.0.0", digest="d" * 64, recipe={}, manifest={"files": {}}, path=str(tmp_path))
+        release = Release(name="r-1.0.0", digest=digest, recipe={}, manifest=manifest, path=str(tmp_path / "r"))
         session.add(release)
         session.flush()
         number = release.id
@@ -357,9 +350,11 @@ def test_publications_are_remembered_once_and_retired_releases_refused(store: St
     assert record_publication(store, number, **where) and not record_publication(store, number, **where)
     assert record_publication(store, number, **where | {"repo": "a/c"})
     assert [event["repo"] for event in publications(store, number)] == ["a/b", "a/c"]
-    (tmp_path / MANIFEST).write_text('{"files": {}}')
+    assert [listed.retired for listed in list_releases(store)] == [None]
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / MANIFEST).write_bytes(orjson.dumps(manifest))
     assert list(read_content(store, "r-1.0.0").files) == [MANIFEST]
     with store.write() as session:
         session.add(ReleaseEvent(release_id=number, kind="retired", reason="wrong licence"))
-    with pytest.raises(PublishingError, match=r"'r-1.0.0' is retired \(wrong licence\)"):
+    with pytest.raises(CurationError, match=r"'r-1.0.0' was retired on .*: wrong licence"):
         read_content(store, "r-1.0.0")
