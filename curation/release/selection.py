@@ -5,6 +5,7 @@ out here, so that nothing after this room has to ask. A frozen selection gives w
 the store has learned since.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Collection as Several
 from collections.abc import Iterator, Sequence
@@ -114,27 +115,36 @@ class Selection:
             candidates=self._of_release(_candidates(session)),
             scores={teacher: _scores(session, teacher) for teacher in self._teachers},
         )
-        asked = select(Example.id, Example.digest, Example.query_id, Example.positive_id).order_by(Example.digest)
-        rows = session.execute(asked.where(Example.id.in_(self._examples()))).all()
-        if not rows:
+        self.keys, queries, positives, digests = self._read_examples()
+        if not len(self.keys):
             runs = f" of runs {', '.join(recipe.runs)}" if recipe.runs else ""
             raise CurationError(f"no negatives{runs} to release: generate, mine or import some first")
-        keys, digests, queries, positives = (list(column) for column in zip(*rows, strict=True))
-        del rows
-        self.keys: NDArray[np.int64] = np.array(keys, dtype=np.int64)
-        self.queries: NDArray[np.int64] = np.unique(np.array(queries, dtype=np.int64))
-        self._false = self._judged_relevant(keys)
-        more = sorted(self._false) if self._policy == "relabel" else []
+        self.queries: NDArray[np.int64] = np.unique(queries)
+        self._false = self._judged_relevant(self.keys.tolist())
+        more = np.array(sorted(self._false) if self._policy == "relabel" else [], dtype=np.int64).reshape(-1, 2)
         # A passage that is relabelled links its query to every example of which it is the positive.
-        digest_of = dict(zip(queries, digests, strict=True)) if more else {}
+        place_of = {query: place for place, query in enumerate(queries.tolist())} if len(more) else {}
         splits = assign_splits(
-            [*digests, *(digest_of[query] for query, _ in more)],
-            [*queries, *(query for query, _ in more)],
-            [*positives, *(passage for _, passage in more)],
+            np.concatenate([digests, digests[[place_of[query] for query in more[:, 0].tolist()]]]),
+            np.concatenate([queries, more[:, 0]]),
+            np.concatenate([positives, more[:, 1]]),
             dev_share=recipe.split.dev_share,
             seed=recipe.seed,
         )
-        self._is_dev = np.array([split == "dev" for split in splits[: len(keys)]])
+        self._is_dev = np.array([split == "dev" for split in splits[: len(self.keys)]])
+
+    def _read_examples(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bytes_]]:
+        """Ids, queries, positives and digests, in the order of digests; a few bytes each."""
+        asked = select(Example.id, Example.query_id, Example.positive_id, Example.digest).order_by(Example.digest)
+        keys, queries, positives, digests = array("q"), array("q"), array("q"), bytearray()
+        rows = asked.where(Example.id.in_(self._examples()))
+        for key, query, positive, digest in self._session.execute(rows, execution_options={"yield_per": 5_000}):
+            keys.append(key)
+            queries.append(query)
+            positives.append(positive)
+            digests += digest.encode()
+        numbers = [np.array(one, dtype=np.int64) for one in (keys, queries, positives)]
+        return numbers[0], numbers[1], numbers[2], np.frombuffer(bytes(digests), dtype="S64")
 
     def __len__(self) -> int:
         return len(self.keys)

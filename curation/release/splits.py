@@ -8,35 +8,36 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from db.digest import counter_uniform
 
+Keys = Sequence[int] | NDArray[np.int64]
 
-def components(queries: Sequence[int], positives: Sequence[int]) -> NDArray[np.int64]:
+
+def components(queries: Keys, positives: Keys) -> NDArray[np.int64]:
     """Component of each example, [examples]: the lowest index of an example that is linked to it."""
-    parents = list(range(len(queries)))
-
-    def root(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
-
-    first_with: dict[tuple[str, int], int] = {}
-    for index, (query, positive) in enumerate(zip(queries, positives, strict=True)):
-        for key in (("query", query), ("positive", positive)):
-            one, other = root(index), root(first_with.setdefault(key, index))
-            parents[max(one, other)] = min(one, other)
-    return np.array([root(index) for index in range(len(queries))], dtype=np.int64)
+    if not len(queries):
+        return np.zeros(0, dtype=np.int64)
+    query_nodes = np.unique(np.asarray(queries), return_inverse=True)[1]
+    positive_nodes = np.unique(np.asarray(positives), return_inverse=True)[1] + query_nodes.max() + 1
+    num_nodes = int(positive_nodes.max()) + 1
+    links = coo_array(
+        (np.ones(len(query_nodes), dtype=np.int8), (query_nodes, positive_nodes)), shape=(num_nodes, num_nodes)
+    )
+    of_example = connected_components(links, directed=False)[1][query_nodes]
+    _, first, place = np.unique(of_example, return_index=True, return_inverse=True)
+    return first.astype(np.int64)[place]
 
 
 def assign_splits(
-    digests: Sequence[str], queries: Sequence[int], positives: Sequence[int], *, dev_share: float, seed: int
+    digests: Sequence[str] | NDArray[np.bytes_], queries: Keys, positives: Keys, *, dev_share: float, seed: int
 ) -> list[str]:
     """`train` or `dev` per example; a component is drawn by the smallest digest in it, so order does not matter."""
-    of_example = components(queries, positives)
-    smallest: dict[int, str] = {}
-    for component, digest in zip(of_example.tolist(), digests, strict=True):
-        smallest[component] = min(digest, smallest.get(component, digest))
-    is_dev = {key: counter_uniform(seed, "split", digest) < dev_share for key, digest in smallest.items()}
-    return ["dev" if is_dev[component] else "train" for component in of_example.tolist()]
+    of_example, names = components(queries, positives), np.asarray(digests, dtype="S64")
+    in_order = np.argsort(names, kind="stable")
+    found, first = np.unique(of_example[in_order], return_index=True)
+    smallest = names[in_order[first]].tolist()
+    is_dev = np.array([counter_uniform(seed, "split", digest.decode()) < dev_share for digest in smallest], dtype=bool)
+    return ["dev" if dev else "train" for dev in is_dev[np.searchsorted(found, of_example)].tolist()]
