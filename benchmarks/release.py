@@ -8,6 +8,8 @@ rows of all seven configurations together are at least --rows. Each measurement 
 * release: `create_release` in parts: rows to Parquet, the audit, freezing; then `verify_release`.
 * to_parquet: `datasets` writes the same rows of the same configurations, from Arrow files that are there already:
   the least it can do, for it neither reads a store nor joins.
+* from_generator and to_parquet: the same from rows that are dictionaries already, as `datasets` takes rows that come
+  out of anything but Arrow; what reads a store into dictionaries is not counted.
 
 Prints machine, versions, median and range, peak memory, and the ratios.
 """
@@ -24,8 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _A_EXAMPLE = 16.0  # rows of all configurations that an example gives, about
@@ -146,6 +150,35 @@ def to_parquet(cache: Path, target: Path) -> dict[str, float]:
     }
 
 
+def generated(folder: Path, cache: Path) -> dict[str, float]:
+    """Seconds that `datasets` takes for the same rows, from dictionaries."""
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    source, seconds = (folder / "last").resolve(), 0.0
+    for config in sorted(path.name for path in source.iterdir() if path.is_dir()):
+        for split in sorted({path.name.split("-")[0] for path in (source / config).iterdir()}):
+            files = sorted((source / config).glob(f"{split}-*"))
+            reading = 0.0
+
+            def rows(files: list[Path]) -> Iterator[dict[str, Any]]:
+                nonlocal reading
+                for file in files:
+                    start = time.perf_counter()
+                    for batch in pq.ParquetFile(file).iter_batches(1_000):
+                        several = batch.to_pylist()
+                        reading += time.perf_counter() - start
+                        yield from several
+                        start = time.perf_counter()
+
+            start = time.perf_counter()
+            place = str(cache / f"{config}.{split}")
+            made = Dataset.from_generator(rows, gen_kwargs={"files": files}, cache_dir=place, num_proc=None)
+            made.to_parquet(cache / f"{config}.{split}.parquet")
+            seconds += time.perf_counter() - start - reading
+    return {"generated": seconds, "generated_mb": peak_mb()}
+
+
 def measured(call: str, *arguments: object) -> dict[str, float]:
     """What a function of this file returns, called in a fresh process."""
     paths = [str(ROOT), str(ROOT / "benchmarks")]
@@ -178,7 +211,7 @@ def main() -> None:
         if not store.exists():
             measured("fill", f"sqlite:///{store}.partial", asked.rows, asked.words)
             Path(f"{store}.partial").rename(store)
-        ours, theirs = [], []
+        ours, theirs, slowly = [], [], []
         for repeat in range(asked.repeats):
             place = Path(temporary) / f"release-{repeat}"
             ours.append(measured("release", f"sqlite:///{store}", place))
@@ -187,27 +220,36 @@ def main() -> None:
                 measured("arrow", place, cache)
             theirs.append(measured("to_parquet", cache, Path(temporary) / f"parquet-{repeat}"))
             shutil.rmtree(Path(temporary) / f"parquet-{repeat}")
+            slowly.append(measured("generated", place, Path(temporary) / f"generated-{repeat}"))
+            shutil.rmtree(Path(temporary) / f"generated-{repeat}")
             if repeat:
                 shutil.rmtree(place)
-        report(asked, ours, theirs)
+        report(asked, ours, theirs, slowly)
 
 
-def report(asked: argparse.Namespace, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
+def report(
+    asked: argparse.Namespace,
+    ours: list[dict[str, float]],
+    theirs: list[dict[str, float]],
+    slowly: list[dict[str, float]],
+) -> None:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("datasets", "pyarrow", "sqlalchemy"))
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{versions}; {ours[0]['num_rows']:,.0f} rows, {asked.words} words a passage, {asked.repeats} runs\n")
     baseline = [one["to_parquet"] for one in theirs]
     lines = [("`datasets` to_parquet, from Arrow", baseline, [one["to_parquet_mb"] for one in theirs])]
+    from_rows = [one["generated"] for one in slowly]
+    lines.append(("`datasets` from_generator, to_parquet", from_rows, [one["generated_mb"] for one in slowly]))
     for part, what in (
         ("rows", "rows from the store to Parquet"),
         ("create", "all of it, audit and freezing too"),
         ("verify", "verify"),
     ):
         lines.append((f"release: {what}", [one[part] for one in ours], [one[f"{part}_mb"] for one in ours]))
-    print("| what | seconds: median (range) | ratio of medians | peak MB |\n|---|---|---|---|")
+    print("| what | seconds: median (range) | to to_parquet | to from_generator | peak MB |\n|---|---|---|---|---|")
     for what, seconds, peaks in lines:
-        ratio = statistics.median(seconds) / statistics.median(baseline)
-        print(f"| {what} | {spread(seconds)} | {ratio:.2f} | {max(peaks):.0f} |")
+        ratios = [statistics.median(seconds) / statistics.median(one) for one in (baseline, from_rows)]
+        print(f"| {what} | {spread(seconds)} | {ratios[0]:.2f} | {ratios[1]:.2f} | {max(peaks):.0f} |")
     print(f"\nfiles: {ours[0]['mb']:.0f} MB released, {theirs[0]['mb']:.0f} MB by to_parquet")
 
 

@@ -66,6 +66,8 @@ def fill_slots(
     limits = {str(name): most for name, most in (quotas or {}).items()}
 
     def take(supply: Sequence[One], most: int) -> list[One]:
+        if not limits:
+            return list(supply[:most])
         taken: list[One] = []
         for one in supply:
             if len(taken) == most:
@@ -80,7 +82,7 @@ def fill_slots(
     if kind == "synthetic":
         return drawn, []
     others = take(mined, slots - len(drawn))
-    if kind != "mined":
+    if kind != "mined" and len(drawn) + len(others) < slots and len(drawn) < len(written):
         rest = [one for one in written if not any(one is other for other in drawn)]
         drawn += take(rest, slots - len(drawn) - len(others))
     return drawn, others
