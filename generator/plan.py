@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from db.digest import digest_of
 from db.runs import Rejected
-from generator.cells import Cells, FileCell, Place, check_plan_files, read_cells
+from generator.cells import Cells, Place, check_plan_files, read_cells
 from generator.collection_texts import CollectionTexts, Text, draw_documents, draw_pairs, refuse_unknown_collection
 from generator.errors import GeneratorError
+from generator.file_variables import described, file_variables
 from generator.prompt_pack import Entry, PromptPack, attribute_set
 from generator.recipe import CellPlan, DocumentPlan, GenerateRecipe, PairPlan, TaskPlan
 from generator.wire import wire_body
@@ -198,7 +199,7 @@ class Planner:
         texts = CollectionTexts(session, plan.collection)
         for index, cell in enumerate(read_cells(plan.cells), start=start):
             entry = self.pack.entry(cell.kind)
-            variables, source = _file_variables(cell, entry, plan, texts)
+            variables, source = file_variables(cell, entry, plan, texts)
             yield self._planned(
                 entry,
                 plan_index=index,
@@ -223,7 +224,7 @@ class Planner:
                     variables={
                         "num_tasks": plan.tasks_per_request,
                         "topic": topic,
-                        "task_type_description": _described(entry, task_type),
+                        "task_type_description": described(entry, task_type),
                     },
                     attributes={"topic": topic} if topic else {},
                     source={"task_type": task_type},
@@ -393,51 +394,3 @@ def _refuse_too_many(num: int | None, available: int, what: str, collection: str
         raise GeneratorError(
             f"plan.num = {num}, but collection {collection!r} has {available} {what}: import it first, or ask for fewer"
         )
-
-
-def _described(entry: Entry, task_type: str) -> str:
-    if task_type not in entry.task_types:
-        raise GeneratorError(f"prompt pack entry {entry.name!r} lacks task type {task_type!r} in its task_types.toml")
-    return entry.task_types[task_type]
-
-
-def _file_variables(
-    cell: FileCell, entry: Entry, plan: CellPlan, texts: CollectionTexts
-) -> tuple[dict[str, object], dict[str, Any]]:
-    """What the template gets beside the attributes, and what the completion will be about (store keys)."""
-    subject = entry.facts.subject
-    if subject == "task_type":
-        task_type = _required(cell, "task_type")
-        return {"task_type_description": _described(entry, task_type), "topic": ""}, {"task_type": task_type}
-    if subject == "task":
-        known = {"task": _required(cell, "task"), "task_type": _required(cell, "task_type")}
-        return {**known}, {**known}
-    if subject == "document":
-        document = texts.passage(_required(cell, "document_id"))
-        return {"document": document.text}, {"document": document.key}
-    if subject != "pair":
-        raise GeneratorError(f"cell {cell.custom_id}: entry {entry.name!r} is for {subject}s, which a plan cannot ask")
-    query, positive = texts.query(_required(cell, "query_id")), texts.passage(_required(cell, "positive_id"))
-    source = {"query": query.key, "positive": positive.key}
-    variables: dict[str, object] = {
-        "task_instruction": plan.task_instruction,
-        "query": query.text,
-        "positive": positive.text,
-    }
-    if len(cell.neighbours) != len(entry.facts.neighbours):
-        raise GeneratorError(
-            f"cell {cell.custom_id}: {len(cell.neighbours)} neighbours where entry {entry.name!r} "
-            f"needs {len(entry.facts.neighbours)}"
-        )
-    for rank, external_id in enumerate(cell.neighbours, start=1):
-        name = "neighbour" if len(entry.facts.neighbours) == 1 else f"neighbour_{rank}"
-        found = texts.passage(external_id)
-        variables[name], source[name] = found.text, found.key
-    return variables, source
-
-
-def _required(cell: FileCell, name: str) -> str:
-    value = getattr(cell, name)
-    if value is None:
-        raise GeneratorError(f"cell {cell.custom_id}: field {name!r} is missing, which kind {cell.kind!r} needs")
-    return str(value)
