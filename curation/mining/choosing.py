@@ -1,5 +1,7 @@
 """Choosing negatives, a block of queries at a time: propose, score, keep below the ceiling, sample, combine.
 
+A consensus ceiling knows the whole run: all queries are looked over first, and then chosen for in any blocks.
+
 Scores are compared as they are stored, rounded to six decimals, so that a reader of the store can compare them again.
 A passage is its place among the collection's passages.
 
@@ -8,13 +10,16 @@ Legend: Q queries, W passages proposed for a query, k negatives.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import CurationError
 from curation.mining import sampling
+from curation.mining.agreeing import Consensus, Shelf, Votes, as_matrix
+from curation.mining.consensus import Doubles, Survey
 from curation.mining.ensembles import cross_sample, intra_sample
 from curation.mining.positive_aware import ceilings, keep_below
 from curation.mining.recipe import MineRecipe
@@ -63,6 +68,19 @@ class _List:
     scores: list[dict[int, float]]
 
 
+@dataclass(slots=True)
+class _Offered:
+    """What each query of a block was offered: by teacher, as lists to choose from, and the ceilings by judge.
+
+    `agreed` has the consensus on each place of a query and its ceiling; it is None where the method is another.
+    """
+
+    seen: list[list[dict[int, _Seen]]]
+    lists: list[_List]
+    limits: dict[int, Stored]
+    agreed: list[tuple[dict[int, float], float]] | None = None
+
+
 class Chooser:
     """Chooses by a recipe. Teachers are numbered as in the recipe; a judge that is none of them comes last."""
 
@@ -77,27 +95,86 @@ class Chooser:
         self._judge = None if judge is None else next(n for n, one in enumerate(self.teachers) if one is judge)
         self._passages = list(work.passages.values())
         self._passage_keys = [digest_text(text) for text in self._passages] if recipe.sampling != "top" else []
+        self._voters = [number for number, teacher in enumerate(self.teachers) if isinstance(teacher, Judge)]
+        self._shelf: Shelf | None = None
+        self._consensus: Consensus | None = None
+        if recipe.method == "consensus" and len(self._voters) < 2:
+            raise CurationError(
+                f"method = 'consensus' needs two teachers or more that score pairs; "
+                f"of {len(self.teachers)} there is {len(self._voters)}: add a teacher or a [judge]"
+            )
+
+    def look_over(self, queries: Sequence[int], num_at_once: int, file: IO[bytes]) -> None:
+        """For a consensus: have every query's lists made, once, and learn from all of them. Call before `choose`.
+
+        Args:
+            file: An open, empty binary file, in which the lists stand as long as this is used.
+        """
+        if self._recipe.method != "consensus":
+            return
+        self._shelf, survey = Shelf(file), Survey(len(self._voters))
+        remaining = iter(queries)
+        while block := list(islice(remaining, num_at_once)):
+            seen, lists = self._proposed(block)
+            positives_QV = np.array([self._lowest(voter, block) for voter in self._voters]).T
+            for row, query in enumerate(block):
+                of_lists = [_List(one.teacher, one.judge, [one.scores[row]]) for one in lists]
+                seen_by = [of_teacher[row] for of_teacher in seen]
+                survey.add_scores(as_matrix(*self._votes(seen_by, of_lists)))
+                self._shelf.put(query, (seen_by, of_lists, positives_QV[row]))
+        for query in queries:
+            seen_by, of_lists, positives_V = self._shelf.get(query)
+            survey.add_agreement(as_matrix(*self._votes(seen_by, of_lists)), positives_V)
+        recipe, versions = self._recipe, [self.teachers[number].version for number in self._voters]
+        self._consensus = Consensus(survey, versions, weight=recipe.consensus_weight, offset=recipe.consensus_offset)
+        self.teachers.append(self._consensus)
 
     def choose(self, queries: Sequence[int]) -> dict[int, list[Chosen]]:
         """The negatives of each query, by query id."""
         texts = [self._work.queries[query] for query in queries]
-        seen = [self._propose(teacher, queries, texts) for teacher in self._proposers]
-        lists = self._lists(seen, texts)
-        limits = {number: self._ceilings(number, queries) for number in {one.judge for one in lists}}
+        offered = self._offered(queries)
         known = [self._work.known_places(query) for query in queries]
-        survivors = [self._survivors(one, limits[one.judge], known, texts) for one in lists]
-        self._count(seen, lists, survivors, known)
+        survivors = [self._survivors(one, offered, known, texts) for one in offered.lists]
+        self._count(offered.seen, offered.lists, survivors, known)
         kept = np.stack([self._sampled(*one, texts) for one in survivors])
         chosen_by = self._combined(kept, texts)
         found = {}
         for row, query in enumerate(queries):
             entries = [(place, number) for place, number in chosen_by[row] if place >= 0]
-            chosen = (
-                [] if self._is_dropped(len(entries), query) else self._with_sources(entries, row, seen, lists, limits)
-            )
+            chosen = [] if self._is_dropped(len(entries), query) else self._with_sources(entries, row, offered)
             found[query] = chosen
             self._report.num_candidates += len(self._work.examples[query]) * len(chosen)
         return found
+
+    def _offered(self, queries: Sequence[int]) -> _Offered:
+        if self._shelf is None or self._consensus is None:
+            seen, lists = self._proposed(queries)
+            return _Offered(seen, lists, {one: self._ceilings(one, queries) for one in {of.judge for of in lists}})
+        records: list[tuple[list[dict[int, _Seen]], list[_List], Doubles]] = [self._shelf.get(one) for one in queries]
+        seen = [list(rows) for rows in zip(*(seen_by for seen_by, _, _ in records), strict=True)]
+        lists = [
+            _List(same[0].teacher, same[0].judge, [one.scores[0] for one in same])
+            for same in zip(*(of_lists for _, of_lists, _ in records), strict=True)
+        ]
+        agreed = [self._consensus.of(*self._votes(seen_by, of_lists), of) for seen_by, of_lists, of in records]
+        # No teacher's own scores are held against anything: the consensus decides.
+        limits = {one.judge: np.full(len(queries), np.inf) for one in lists}
+        return _Offered(seen, lists, limits, agreed)
+
+    def _votes(self, seen_by: Sequence[dict[int, _Seen]], lists: Sequence[_List]) -> tuple[list[int], Votes]:
+        """One query's places, and what each voter says: the judge of all, another of those that it listed."""
+        votes: list[dict[int, float]] = []
+        for voter in self._voters:
+            if voter == self._judge:
+                votes.append({place: score for one in lists for place, score in one.scores[0].items()})
+            else:
+                votes.append({place: one.score for place, one in seen_by[voter].items()})
+        return sorted(set().union(*seen_by)), votes
+
+    def _proposed(self, queries: Sequence[int]) -> tuple[list[list[dict[int, _Seen]]], list[_List]]:
+        texts = [self._work.queries[query] for query in queries]
+        seen = [self._propose(teacher, queries, texts) for teacher in self._proposers]
+        return seen, self._lists(seen, texts)
 
     def _propose(self, teacher: Proposer, queries: Sequence[int], texts: list[str]) -> list[dict[int, _Seen]]:
         # Known positives stand near the top and are taken out later: look that much deeper.
@@ -142,22 +219,33 @@ class Chooser:
 
     def _ceilings(self, judge: int, queries: Sequence[int]) -> Stored:
         recipe = self._recipe
-        lowest = np.full(len(queries), np.nan)
-        if recipe.method in ("margin", "percentage"):
-            pairs = [
-                (self._work.queries[query], text) for query in queries for text in self._work.positive_texts(query)
-            ]
-            values = iter(self._scores(judge, pairs).tolist())
-            for row, query in enumerate(queries):
-                of_query = [value for _ in self._work.positives[query] if (value := next(values)) == value]
-                lowest[row] = min(of_query, default=np.nan)
+        assert recipe.method != "consensus"
+        needs_positives = recipe.method in ("margin", "percentage")
+        lowest = self._lowest(judge, queries) if needs_positives else np.full(len(queries), np.nan)
         exact = ceilings(recipe.method, lowest, value=recipe.threshold)
         return np.array([round(value, 6) for value in exact.tolist()])
 
+    def _lowest(self, judge: int, queries: Sequence[int]) -> Stored:
+        """Each query's lowest score of a known positive; NaN where the judge can score none."""
+        pairs = [(self._work.queries[query], text) for query in queries for text in self._work.positive_texts(query)]
+        values = iter(self._scores(judge, pairs).tolist())
+        lowest = np.full(len(queries), np.nan)
+        for row, query in enumerate(queries):
+            of_query = [value for _ in self._work.positives[query] if (value := next(values)) == value]
+            lowest[row] = min(of_query, default=np.nan)
+        return lowest
+
     def _survivors(
-        self, of: _List, limits_Q: Stored, known: list[set[int]], texts: list[str]
+        self, of: _List, offered: _Offered, known: list[set[int]], texts: list[str]
     ) -> tuple[Indices, Floats]:
         """Passages below the ceiling, highest first, [Q, W]."""
+        limits_Q = offered.limits[of.judge]
+        if offered.agreed is not None:
+            over = [
+                {place for place in scores if by_place[place] >= ceiling}
+                for scores, (by_place, ceiling) in zip(of.scores, offered.agreed, strict=True)
+            ]
+            known = [one | others for one, others in zip(known, over, strict=True)]
         found = self._kept(of, limits_Q, known)
         searcher = self.teachers[of.judge]
         is_own = of.teacher is None or of.teacher == of.judge
@@ -227,10 +315,9 @@ class Chooser:
         self,
         entries: list[tuple[int, int]],
         row: int,
-        seen: list[list[dict[int, _Seen]]],
-        lists: list[_List],
-        limits: dict[int, Stored],
+        offered: _Offered,
     ) -> list[Chosen]:
+        seen, lists, limits = offered.seen, offered.lists, offered.limits
         by_place: dict[int, list[int]] = {}
         for place, number in entries:
             by_place.setdefault(place, []).append(number)
@@ -247,6 +334,10 @@ class Chooser:
                 ceiling = float(limits[judge][row])
                 rank = sources[judge].rank if judge in sources else None
                 sources[judge] = Source(judge, rank, score, ceiling if np.isfinite(ceiling) else None)
+            if offered.agreed is not None:
+                by_consensus, ceiling = offered.agreed[row]
+                together = len(self.teachers) - 1
+                sources[together] = Source(together, None, by_consensus[place], ceiling)
             score = lists[numbers[0]].scores[row][place]
             chosen.append(Chosen(place, score, tuple(sources[teacher] for teacher in sorted(sources))))
         return chosen

@@ -5,6 +5,7 @@ queries. Every block is written on its own: a run that was cut off and begun aga
 """
 
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryFile
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -45,16 +46,18 @@ def mine(
     proposers, judge = built_teachers(recipe, work, build, progress)
     report.of_teachers = [Survival(teacher.name) for teacher in proposers]
     chooser = Chooser(recipe, work, proposers, judge, report)
-    with store.write() as session:
-        run_id = start_run(session, "mine", recipe.name, recipe.model_dump(mode="json"), recipe.seed).id
-        teachers = [_put(session, teacher) for teacher in chooser.teachers]
-    places = list(work.passages)
     queries = list(work.queries)
-    for start in range(0, len(queries), _BLOCK):
-        chosen = chooser.choose(queries[start : start + _BLOCK])
+    with TemporaryFile() as file:
+        chooser.look_over(queries, _BLOCK, file)
         with store.write() as session:
-            report.num_new += _write(session, run_id, work.examples, chosen, places, teachers, recipe.grades)
-        progress(min(start + _BLOCK, len(queries)), len(queries))
+            run_id = start_run(session, "mine", recipe.name, recipe.identity(), recipe.seed).id
+            teachers = [_put(session, teacher) for teacher in chooser.teachers]
+        places = list(work.passages)
+        for start in range(0, len(queries), _BLOCK):
+            chosen = chooser.choose(queries[start : start + _BLOCK])
+            with store.write() as session:
+                report.num_new += _write(session, run_id, work.examples, chosen, places, teachers, recipe.grades)
+            progress(min(start + _BLOCK, len(queries)), len(queries))
     with store.write() as session:
         totals = {key: value for key, value in report.to_dict().items() if key != "num_new"}
         finish_run(session, session.get_one(Run, run_id), totals)

@@ -5,7 +5,7 @@ false negatives, by the `judge`'s scores where there is one, else by each teache
 teachers' lists are combined into one.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -88,7 +88,8 @@ class MineRecipe(_Strict):
 
     `examples` says for which examples: `all` of the collection with a positive in `split`, or only the `generated`
     ones, which have machine-written negatives. `value` is what the method needs: a cap (`absolute`), a margin, a
-    share of the positive's score (`percentage`), or how many to skip (`shifted`).
+    share of the positive's score (`percentage`), or how many to skip (`shifted`). `consensus` has the teachers that
+    score pairs, and the judge, hold one ceiling together, with its `weight` and `offset` (consensus.py).
 
     `combine`: `union` orders what all teachers proposed by the judge's score; `cross_sample` takes all negatives of a
     query from one teacher; `intra_sample` takes the teachers in turn, and with `intra_sample_unique` each passage once.
@@ -104,8 +105,10 @@ class MineRecipe(_Strict):
     examples: Literal["all", "generated"] = "all"
     teachers: tuple[ProposerSpec, ...] = Field(min_length=1)
     judge: JudgeSpec | None = None
-    method: Method = "percentage"
+    method: Method | Literal["consensus"] = "percentage"
     value: float | None = None
+    weight: float | None = Field(default=None, ge=0, le=1)
+    offset: float | None = Field(default=None, ge=-100, le=100)
     depth: int = Field(default=50, ge=1, le=10_000)
     combine: Literal["union", "cross_sample", "intra_sample", "intra_sample_unique"] = "union"
     sampling: Literal["top", "softmax", "top1_softmax"] = "top"
@@ -122,6 +125,19 @@ class MineRecipe(_Strict):
         return 0.95 if self.value is None and self.method == "percentage" else self.value or 0.0
 
     @property
+    def consensus_weight(self) -> float:
+        return 0.5 if self.weight is None else self.weight
+
+    @property
+    def consensus_offset(self) -> float:
+        return -0.5 if self.offset is None else self.offset
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the same run; keys that this method does not know are left out."""
+        unknown = set() if self.method == "consensus" else {"weight", "offset"}
+        return self.model_dump(mode="json", exclude=unknown)
+
+    @property
     def shift(self) -> int:
         return int(self.threshold) if self.method == "shifted" else 0
 
@@ -132,9 +148,12 @@ class MineRecipe(_Strict):
 
     @model_validator(mode="after")
     def _value_fits_the_method(self) -> Self:
-        if self.method == "naive":
+        for name in ("weight", "offset"):
+            if self.method != "consensus" and (given := getattr(self, name)) is not None:
+                raise ValueError(f"{name} = {given:g} means nothing to method {self.method!r}: remove it")
+        if self.method == "naive" or self.method == "consensus":  # noqa: PLR1714
             if self.value is not None:
-                raise ValueError(f"value = {self.value:g} means nothing to method 'naive': remove it")
+                raise ValueError(f"value = {self.value:g} means nothing to method {self.method!r}: remove it")
             return self
         if self.value is None:
             if self.method != "percentage":
@@ -149,6 +168,8 @@ class MineRecipe(_Strict):
     def _teachers_fit_together(self) -> Self:
         if len(set(self.teachers)) < len(self.teachers):
             raise ValueError("teachers: the same one stands there twice; remove it")
+        if self.method == "consensus" and len({*self.teachers, self.judge} - {None}) < 2:
+            raise ValueError("method = 'consensus' needs two teachers or more, or a teacher and another [judge]")
         if self.combine == "union" and len(self.teachers) > 1 and self.judge is None:
             raise ValueError(
                 "combine = 'union' of several teachers needs a [judge], whose scores put their passages in one order"
@@ -157,8 +178,10 @@ class MineRecipe(_Strict):
             raise ValueError(f"combine = {self.combine!r} needs two teachers or more; there is one")
         if self.too_few == "deeper" and self.judge is not None and self.judge not in self.teachers:
             raise ValueError("too_few = 'deeper' searches by the judge's scores: name the judge among the teachers")
-        if self.too_few == "deeper" and self.method in ("naive", "shifted"):
-            raise ValueError(f"too_few = 'deeper' searches below a ceiling, and method {self.method!r} has none")
+        if self.too_few == "deeper" and self.method in ("naive", "shifted", "consensus"):
+            raise ValueError(
+                f"too_few = 'deeper' searches below a ceiling that one teacher's scores have; {self.method!r} has none"
+            )
         return self
 
 

@@ -72,6 +72,8 @@ def sweep(
     Raises:
         CurationError: As `mine`; or a teacher that has to judge its own proposals cannot score pairs.
     """
+    if (method := recipe.method) == "consensus":
+        raise CurationError("method = 'consensus' has no sweep: sweep another method, or mine with several offsets")
     with store.read() as session:
         work = Work.load(session, recipe)
     proposers, judge = built_teachers(recipe, work, build, progress)
@@ -85,9 +87,9 @@ def sweep(
         lists = _candidates(recipe, work, teacher, own, progress)
         num_examples = len(lists.positive_scores_X)
         num_false[teacher.name] = int((lists.is_false_XK & lists.is_candidate_XK).sum())
-        values: Sequence[float] = sorted({*GRIDS[recipe.method], recipe.threshold})
-        points += [_point(recipe, teacher.name, value, lists) for value in values]
-    return Sweep(recipe.name, recipe.method, recipe.depth, recipe.num_negatives, num_examples, num_false, points)
+        values: Sequence[float] = sorted({*GRIDS[method], recipe.threshold})
+        points += [_point(recipe, method, teacher.name, value, lists) for value in values]
+    return Sweep(recipe.name, method, recipe.depth, recipe.num_negatives, num_examples, num_false, points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,9 @@ def _candidates(recipe: MineRecipe, work: Work, teacher: Proposer, judge: Judge,
     return _Candidates(*(np.concatenate(of_part) for of_part in zip(*parts, strict=True)))
 
 
-def _point(recipe: MineRecipe, teacher: str, value: float, lists: _Candidates) -> SweepPoint:
-    limits_X = np.round(ceilings(recipe.method, lists.positive_scores_X, value=value), 6)
-    shift = int(value) if recipe.method == "shifted" else 0
+def _point(recipe: MineRecipe, method: Method, teacher: str, value: float, lists: _Candidates) -> SweepPoint:
+    limits_X = np.round(ceilings(method, lists.positive_scores_X, value=value), 6)
+    shift = int(value) if method == "shifted" else 0
     ranks_XK = np.cumsum(lists.is_candidate_XK, axis=1)
     survives_XK = lists.is_candidate_XK & (ranks_XK > shift) & (lists.scores_XK < limits_X[:, None])
     taken_XK = survives_XK & (np.cumsum(survives_XK, axis=1) <= recipe.num_negatives)
