@@ -14,6 +14,7 @@ from db.store import Store
 from db.tables.ledger import Run
 from generator.plan import Planned
 from generator.prompt_pack import Entry, PromptPack
+from generator.recipe import BatchFileEngine
 from generator.wire import wire_body
 
 _PAGE = 200
@@ -47,10 +48,22 @@ def lamer_answers(
     """
     entry = _entry(table)
     identity = {**table.identity(), "name": name, "prompt_digest": entry.digest}
+    settled: set[str] = set()
 
     def answers(questions: Sequence[Question]) -> list[list[str]]:
+        asked_for = {_key(question) for question in questions}
+        run_id = started()
+        # An engine that reads files would read them all again for each block of queries.
+        if asked_for - settled:
+            settle(run_id, questions)
+            settled.update(asked_for)
+        return [found for page in _pages(questions) for found in _found(store, run_id, table, page)]
+
+    def started() -> int:
         with store.write() as session:
-            run_id = start_run(session, "lamer", name, identity, table.seed).id
+            return start_run(session, "lamer", name, identity, table.seed).id
+
+    def settle(run_id: int, questions: Sequence[Question]) -> None:
         samples = ((place_of(_key(question), number), (question, number))
                    for question in questions for number in range(table.num_samples))  # fmt: skip
         enqueue_new(store, run_id, samples, lambda sample: _planned(table, entry, *sample), table.model)
@@ -59,11 +72,18 @@ def lamer_answers(
             state = "running" if asked.num_waiting or asked.num_failed else "finished"
             finish_run(session, session.get_one(Run, run_id), {"num_failed": asked.num_failed}, state=state)
         if asked.num_waiting:
-            why = "its budget is spent" if asked.is_out_of_budget else "run it again when they are there"
-            raise AppError(f"[lamer]: {asked.num_waiting:,} answers of {table.model!r} are missing; {why}")
-        return [found for page in _pages(questions) for found in _found(store, run_id, table, page)]
+            remedy = "its budget is spent: raise it" if asked.is_out_of_budget else _remedy(table)
+            raise AppError(f"lamer: {asked.num_waiting:,} answers of {table.model!r} are missing; {remedy}")
 
     return answers
+
+
+def _remedy(table: LamerTable) -> str:
+    engine = table.engine
+    if not isinstance(engine, BatchFileEngine):
+        return "run again when they are there"
+    asked = f" with the answers to {engine.requests}" if engine.requests else ""
+    return f"run again after completing {engine.completions}{asked}"
 
 
 def _planned(table: LamerTable, entry: Entry, question: Question, number: int) -> Planned:

@@ -10,7 +10,7 @@ from app.options import JsonFile, StoreUrl
 from app.terminal import console, escape, progress_bar, show_table, write_json
 
 if TYPE_CHECKING:
-    from curation.mining.recipe import MineRecipe
+    from app.mining import MiningRecipe
 
 _FATES = {"keep": "kept short", "drop": "dropped", "deeper": "after searching deeper"}
 
@@ -25,19 +25,18 @@ def mine(
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="With --sweep: draw it (PNG).")] = None,
 ) -> None:
     """Mine negatives: teachers propose, a ceiling below the positive keeps suspected positives out."""
-    from app.encoders import build_teacher
+    from app.mining import MiningRecipe, teacher_builder
     from app.recipes import load_recipe
     from curation.mining.mining import mine as run
-    from curation.mining.recipe import MineRecipe
 
     if plot is not None and not sweep:
         raise typer.BadParameter("--plot draws a sweep: add --sweep")
-    resolved = load_recipe(recipe, MineRecipe)
+    resolved = load_recipe(recipe, MiningRecipe)
     if sweep:
         _sweep(resolved, store, json, plot)
         return
     with opened_store(store) as opened, progress_bar(f"Mining {resolved.name}") as progress:
-        report = run(opened, resolved, build_teacher, progress=progress)
+        report = run(opened, resolved, teacher_builder(opened, resolved), progress=progress)
     found = report.to_dict()
     columns = ["teacher", "proposed", "known positives", f"refused by {resolved.method}", "survivors", "survival"]
     rows = [
@@ -59,13 +58,13 @@ def mine(
         write_json(json, found)
 
 
-def _sweep(recipe: "MineRecipe", store: str | None, json: Path | None, plot: Path | None) -> None:
-    from app.encoders import build_teacher
+def _sweep(recipe: "MiningRecipe", store: str | None, json: Path | None, plot: Path | None) -> None:
+    from app.mining import teacher_builder
     from curation.mining.sweep import draw_sweep
     from curation.mining.sweep import sweep as run
 
     with opened_store(store) as opened, progress_bar(f"Sweeping {recipe.name}") as progress:
-        found = run(opened, recipe, build_teacher, progress=progress)
+        found = run(opened, recipe, teacher_builder(opened, recipe), progress=progress)
     columns = ["teacher", recipe.method, "survivors", "false among them", "taken", "false among them", "short"]
     rows = [
         (point.teacher, point.value, point.num_survivors, point.num_false_survivors, point.num_taken,

@@ -110,6 +110,10 @@ class Lamer:
             }
         )
 
+    def prepare(self, queries: Sequence[str]) -> None:
+        """Have all queries of a run answered at once, as an engine that answers in batches needs it."""
+        self.widened(queries)
+
     def top(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The k best passages of each widened query, highest first: places [Q, K] and BM25 scores [Q, K].
 

@@ -14,7 +14,7 @@ from curation.errors import CurationError
 from curation.mining.choosing import Chooser, Chosen
 from curation.mining.recipe import GradeSpec, JudgeSpec, MineRecipe, ProposerSpec
 from curation.mining.reporting import MineReport, Survival
-from curation.mining.teachers import Judge, Proposer, Teacher
+from curation.mining.teachers import Judge, Preparer, Proposer, Teacher
 from curation.mining.work import Work
 from db.examples import NewCandidate, NewSourcing, put_candidates, put_sourcings
 from db.runs import finish_run, start_run
@@ -46,6 +46,7 @@ def mine(
     proposers, judge = built_teachers(recipe, work, build, progress)
     report.of_teachers = [Survival(teacher.name) for teacher in proposers]
     chooser = Chooser(recipe, work, proposers, judge, report)
+    prepare(proposers, work)
     queries = list(work.queries)
     with TemporaryFile() as file:
         chooser.look_over(queries, _BLOCK, file)
@@ -86,6 +87,13 @@ def built_teachers(
         for proposer in proposers:
             _able_to_judge(proposer)
     return proposers, None
+
+
+def prepare(proposers: Sequence[Proposer], work: Work) -> None:
+    """Show all queries to the proposers that ask for it; when all else is known to be in order, as this may cost."""
+    for proposer in proposers:
+        if isinstance(proposer, Preparer):
+            proposer.prepare(list(work.queries.values()))
 
 
 def _able_to_judge(teacher: Teacher) -> Judge:

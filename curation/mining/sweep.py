@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import CurationError
-from curation.mining.mining import BuildTeacher, Progress, built_teachers
+from curation.mining.mining import BuildTeacher, Progress, built_teachers, prepare
 from curation.mining.positive_aware import Method, ceilings
 from curation.mining.recipe import MineRecipe
 from curation.mining.teachers import Judge, Proposer
@@ -84,6 +84,7 @@ def sweep(
         own = judge or teacher
         if not isinstance(own, Judge):
             raise CurationError(f"teacher {own.name!r} cannot score pairs: name another one as [judge]")
+        prepare([teacher], work)
         lists = _candidates(recipe, work, teacher, own, progress)
         num_examples = len(lists.positive_scores_X)
         num_false[teacher.name] = int((lists.is_false_XK & lists.is_candidate_XK).sum())

@@ -51,6 +51,13 @@ class Proposer(Teacher, Protocol):
 
 
 @runtime_checkable
+class Preparer(Proposer, Protocol):
+    """A proposer that wants to know all queries of a run before it searches for any."""
+
+    def prepare(self, queries: Sequence[str]) -> None: ...
+
+
+@runtime_checkable
 class Judge(Teacher, Protocol):
     """A teacher that can score pairs."""
 
