@@ -73,7 +73,10 @@ def _sweep(recipe: "MiningRecipe", store: str | None, json: Path | None, plot: P
     ]  # fmt: skip
     show_table(f"Sweep of {escape(recipe.name)}: {found.num_examples:,} examples", columns, rows)
     for teacher, number in found.num_false.items():
-        console.print(f"{escape(teacher)} proposed {number:,} judged false negatives")
+        console.print(
+            f"{escape(teacher)} proposed {number:,} false negatives; judged by a model: "
+            f"{found.num_judged[teacher]:,} of its candidates"
+        )
     if json is not None:
         write_json(json, found.to_dict())
     if plot is not None:

@@ -1,8 +1,9 @@
 """A threshold sweep: how many candidates survive, and how many judged false negatives among them, per teacher.
 
-Every judged positive of a query is its positive once; the query's other judged positives are then false negatives
-that the ceiling should refuse. Queries with one judged positive show what the ceiling costs, not what it catches.
-Nothing is written.
+Every judged positive of a query is its positive once; what else is relevant to the query is then a false negative that
+the ceiling should refuse. Relevant is what the last word of `gradus judge` grades 2 or 3; of a pair that it never
+judged, the query's other positives. A query with nothing else relevant shows what the ceiling costs, not what it
+catches. Nothing is written but what a teacher that asks a model pays for.
 
 Legend: X examples (query, positive) of a block, K candidates, B blocks joined.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import CurationError
+from curation.judging.verdicts import last_words
 from curation.mining.mining import BuildTeacher, Progress, built_teachers, prepare
 from curation.mining.positive_aware import Method, ceilings
 from curation.mining.recipe import MineRecipe
@@ -24,6 +26,7 @@ from curation.mining.work import Work
 from db.store import Store
 
 _BLOCK = 1_024
+_RELEVANT = 2
 _STEPS = tuple(round(0.05 * step, 2) for step in range(21))
 # The paper's grids: 0 to 1 in steps of 0.05, and 0.98 and 1.05 for the share of the positive.
 GRIDS: dict[Method, tuple[float, ...]] = {
@@ -50,7 +53,10 @@ class SweepPoint:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The points of all teachers, over `num_examples`; a teacher's lists hold `num_false` judged false negatives."""
+    """The points of all teachers, over `num_examples`.
+
+    A teacher's lists hold `num_false` judged false negatives; on `num_judged` of its candidates a judge had its word.
+    """
 
     run: str
     method: Method
@@ -58,6 +64,7 @@ class Sweep:
     num_negatives: int
     num_examples: int
     num_false: dict[str, int]
+    num_judged: dict[str, int]
     points: list[SweepPoint]
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,18 +86,20 @@ def sweep(
     proposers, judge = built_teachers(recipe, work, build, progress)
     points: list[SweepPoint] = []
     num_false: dict[str, int] = {}
+    num_judged: dict[str, int] = {}
     num_examples = 0
     for teacher in proposers:
         own = judge or teacher
         if not isinstance(own, Judge):
             raise CurationError(f"teacher {own.name!r} cannot score pairs: name another one as [judge]")
         prepare([teacher], work)
-        lists = _candidates(recipe, work, teacher, own, progress)
+        lists = _candidates(store, recipe, work, teacher, own, progress)
         num_examples = len(lists.positive_scores_X)
         num_false[teacher.name] = int((lists.is_false_XK & lists.is_candidate_XK).sum())
+        num_judged[teacher.name] = int((lists.is_judged_XK & lists.is_candidate_XK).sum())
         values: Sequence[float] = sorted({*GRIDS[method], recipe.threshold})
         points += [_point(recipe, method, teacher.name, value, lists) for value in values]
-    return Sweep(recipe.name, method, recipe.depth, recipe.num_negatives, num_examples, num_false, points)
+    return Sweep(recipe.name, method, recipe.depth, recipe.num_negatives, num_examples, num_false, num_judged, points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +109,13 @@ class _Candidates:
     scores_XK: NDArray[Any]  # noqa: N815
     is_candidate_XK: NDArray[np.bool_]  # noqa: N815
     is_false_XK: NDArray[np.bool_]  # noqa: N815
+    is_judged_XK: NDArray[np.bool_]  # noqa: N815
     positive_scores_X: NDArray[Any]  # noqa: N815
 
 
-def _candidates(recipe: MineRecipe, work: Work, teacher: Proposer, judge: Judge, progress: Progress) -> _Candidates:
+def _candidates(
+    store: Store, recipe: MineRecipe, work: Work, teacher: Proposer, judge: Judge, progress: Progress
+) -> _Candidates:
     num_positives = max(map(len, work.positives.values()))
     width = recipe.depth + num_positives
     passages = list(work.passages.values())
@@ -127,11 +139,25 @@ def _candidates(recipe: MineRecipe, work: Work, teacher: Proposer, judge: Judge,
         positives = [(work.queries[query], work.positive_text(passage)) for _, query, passage in rows]
         is_own = np.array([np.isin(found[row], list(work.copies[passage])) for row, _, passage in rows])
         is_known = np.array([np.isin(found[row], list(work.known_places(query))) for row, query, _ in rows])
+        grades = _grades(store, work, block, found)[of_rows]
+        is_false = np.where(grades >= 0, grades >= _RELEVANT, is_known) & ~is_own
         is_candidate = (found[of_rows] >= 0) & ~is_own
         is_candidate &= np.cumsum(is_candidate, axis=1) <= recipe.depth
-        parts.append((values[of_rows], is_candidate, is_known & ~is_own, np.round(judge.score(positives), 6)))
+        of_positives = np.round(judge.score(positives), 6)
+        parts.append((values[of_rows], is_candidate, is_false, grades >= 0, of_positives))
         progress(start + len(block), len(queries))
     return _Candidates(*(np.concatenate(of_part) for of_part in zip(*parts, strict=True)))
+
+
+def _grades(store: Store, work: Work, queries: Sequence[int], found_QK: NDArray[Any]) -> NDArray[np.int64]:
+    """The last word of a judge on each passage found, [Q, K]; -1 where there is none."""
+    keys = list(work.passages)
+    passages_QK = [[keys[place] if place >= 0 else -1 for place in row] for row in found_QK.tolist()]
+    pairs = [(query, key) for query, row in zip(queries, passages_QK, strict=True) for key in row if key >= 0]
+    with store.read() as session:
+        words = {pair: word.relevance for pair, word in last_words(session, pairs).items()}
+    grades = [[words.get((query, key), -1) for key in row] for query, row in zip(queries, passages_QK, strict=True)]
+    return np.array(grades, np.int64).reshape(found_QK.shape)
 
 
 def _point(recipe: MineRecipe, method: Method, teacher: str, value: float, lists: _Candidates) -> SweepPoint:

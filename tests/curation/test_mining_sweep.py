@@ -18,6 +18,7 @@ from curation.mining.sweep import GRIDS, Sweep, draw_sweep, sweep
 from db.store import Store
 from db.tables.examples import Sourcing
 from db.tables.ledger import Run
+from tests.curation.test_judging import put
 
 # Cosines, but for a factor, of the passages to query a (one positive) and b (three positives; Q2 is a copy of one).
 A = {"p": 0.813, "n1": 0.791, "n2": 0.702, "n3": -0.513, "q1": 0.217, "q2": 0.109, "Q2": 0.109, "q3": 0.013}
@@ -67,7 +68,9 @@ def _recipe(**changes: object) -> MineRecipe:
     return MineRecipe.model_validate({**usual, **changes})
 
 
-def _by_hand(recipe: MineRecipe, value: float) -> tuple[int, int, int, int, int]:
+def _by_hand(
+    recipe: MineRecipe, value: float, words: Mapping[tuple[str, str], int] | None = None
+) -> tuple[int, int, int, int, int]:
     counts = np.zeros(5, int)
     for query, positives in JUDGED.items():
         of = A if query == "a" else B
@@ -85,7 +88,9 @@ def _by_hand(recipe: MineRecipe, value: float) -> tuple[int, int, int, int, int]
             kept = [text for text in others[recipe.method == "shifted" and int(value) :] if scores[text] < ceiling]
             known = {text.lower() for text in positives if text != positive}
             taken = kept[: recipe.num_negatives]
-            false, false_taken = (sum(text.lower() in known for text in texts) for texts in (kept, taken))
+            # A judge's last word counts before what people judged.
+            said = {text: (words or {}).get((query, text), 3 * (text.lower() in known)) for text in scores}
+            false, false_taken = (sum(said[text] >= 2 for text in texts) for texts in (kept, taken))
             counts += [len(kept), false, len(taken), false_taken, len(taken) < recipe.num_negatives]
     return tuple(counts.tolist())
 
@@ -104,6 +109,34 @@ def test_sweep_equals_counts_by_hand(store: Store, tmp_path: Path, method: str) 
         )  # fmt: skip
         assert counts == _by_hand(recipe, point.value), point
     assert any(point.num_false_survivors for point in found.points)
+
+
+def test_a_judges_last_word_counts_before_other_positives(store: Store, tmp_path: Path) -> None:
+    _import(store, tmp_path / "set")
+    put(
+        store,
+        ("a", "n1", "small", "screen", 3),  # nobody knew
+        ("a", "n2", "small", "screen", 3),
+        ("a", "n2", "large", "confirm", 1),  # the confirming judge has the last word
+        ("a", "n3", "large", "confirm", 2),
+        ("a", "n3", "small", "screen", 0),
+        ("b", "q1", "small", "screen", 1),  # a positive of people's that the judge does not see
+        ("b", "p", "small", "screen", 2),
+        ("a", "p", "small", "screen", 0),  # its own positive is no candidate
+        ("z", "q3", "small", "screen", 3),  # of a query that is not swept
+    )
+    words = {("a", "n1"): 3, ("a", "n2"): 1, ("a", "n3"): 2, ("b", "q1"): 1, ("b", "p"): 2, ("a", "p"): 0}
+    recipe = _recipe(method="percentage", value=1.0, depth=8)
+    found = sweep(store, recipe, _build(tmp_path))
+    for point in found.points:
+        counts = (
+            point.num_survivors, point.num_false_survivors, point.num_taken, point.num_false_taken, point.num_short,
+        )  # fmt: skip
+        assert counts == _by_hand(recipe, point.value, words), point
+    of_people = [_by_hand(recipe, point.value)[1] for point in found.points]
+    assert [point.num_false_survivors for point in found.points] != of_people
+    # Of a: n1, n2 and n3 for its one positive; of b: p for three positives, q1 for the two others.
+    assert found.num_judged == {"table": 3 + 3 + 2}
 
 
 def test_sweep_writes_nothing(store: Store, tmp_path: Path) -> None:
