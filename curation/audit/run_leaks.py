@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy.orm import Session
+from threadpoolctl import threadpool_limits
 
 from curation.audit.causes import Causes, find_causes, property_aucs
 from curation.audit.draws import WRITTEN, Draw, Texts, draw_corpus, draw_run
@@ -99,6 +100,11 @@ class LeakMeter:
 
     def measure(self, run: int) -> RunLeaks:
         """All leaks of a run."""
+        # Many small fits: threads of a matrix library spend more time waiting for each other than they save.
+        with threadpool_limits(limits=1, user_api="blas"):
+            return self._measure(run)
+
+    def _measure(self, run: int) -> RunLeaks:
         real = draw_run(self._session, run, positive_origin="corpus", max_texts=self._max_texts)
         machine = draw_run(self._session, run, positive_origin="synthetic", max_texts=self._max_texts)
         self._columns.clear()
