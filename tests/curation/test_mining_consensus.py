@@ -23,6 +23,18 @@ BOTH: dict[str, object] = {"teachers": [ONE, TWO], "judge": ONE, "method": "cons
 ENSEMBLE: dict[str, object] = {"teachers": [ONE, TWO], "combine": "intra_sample", "method": "consensus"}
 
 
+def _world(store: Store, folder: Path, seed: int) -> World:
+    """Queries stand near their positives, for the first teacher more than for the second: they weigh differently."""
+    world = World(store, folder, seed)
+    draws = np.random.default_rng(seed)
+    for name, noise in (("one", 0.4), ("two", 1.2)):
+        of = world.vectors[name]
+        for query in world.judged:
+            near = np.mean([of[text] for text in world.positives(query)], axis=0)
+            of[query] = (near + noise * draws.standard_normal(4)).astype(np.float32)
+    return world
+
+
 class ByHand:
     """The union of all lists as one table of scores, [T, Q, K]; the judge says something of every passage in it."""
 
@@ -76,7 +88,7 @@ class ByHand:
 def test_union_equals_the_pure_functions(
     store: Store, tmp_path: Path, ceiling: dict[str, float], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(store, tmp_path, seed)
+    world = _world(store, tmp_path, seed)
     recipe = _recipe(**BOTH, **ceiling)
     by_hand = ByHand(world, recipe, "one")
     report, found = world.mine(**BOTH, **ceiling)
@@ -95,7 +107,7 @@ def test_union_equals_the_pure_functions(
 def test_one_consensus_masks_every_list_of_an_ensemble(
     store: Store, tmp_path: Path, combine: str, judge: str | None
 ) -> None:
-    world = World(store, tmp_path, 2)
+    world = _world(store, tmp_path, 2)
     changes = ENSEMBLE | {"combine": combine, "seed": 7, "judge": ONE if judge else None}
     by_hand = ByHand(world, _recipe(**changes), judge)
     report, found = world.mine(**changes)
@@ -130,7 +142,7 @@ def _listed_by_first(own: ByHand) -> set[tuple[int, int]]:
 
 
 def test_consensus_and_its_ceiling_stand_beside_each_negative(store: Store, tmp_path: Path) -> None:
-    world = World(store, tmp_path, 0)
+    world = _world(store, tmp_path, 0)
     world.mine(**BOTH, num_negatives=20)
     by_hand = ByHand(world, _recipe(**BOTH), "one")
     values, of_positives = consensus(by_hand.scores, by_hand.positives)
@@ -157,7 +169,7 @@ def test_consensus_and_its_ceiling_stand_beside_each_negative(store: Store, tmp_
 
 
 def test_sampling_draws_from_what_the_consensus_left(store: Store, tmp_path: Path) -> None:
-    world = World(store, tmp_path, 1)
+    world = _world(store, tmp_path, 1)
     changes = BOTH | {"sampling": "softmax", "sample_from": 6, "num_negatives": 3, "temperature": 0.2, "seed": 5}
     _, found = world.mine(**changes)
     by_hand = ByHand(world, _recipe(**changes), "one")
