@@ -122,8 +122,9 @@ def put_candidates(session: Session, candidates: Sequence[NewCandidate]) -> dict
 
     A negative that stands without a rank, a mined one say, takes the rank and grade that it is given now.
     """
-    # In one order for all: two processes that store the same must not wait for each other's rows.
-    in_order = sorted(candidates, key=lambda candidate: (candidate.example_id, candidate.passage_id))
+    # Examples in one order for all, so that processes seldom wait for each other's rows; within one the order given,
+    # the hardest first, is the order of the rows.
+    in_order = sorted(candidates, key=lambda candidate: candidate.example_id)
     insert_missing(session, Candidate, [as_row(candidate) for candidate in in_order])
     wanted = {(candidate.example_id, candidate.passage_id) for candidate in candidates}
     examples = sorted({example for example, _ in wanted})

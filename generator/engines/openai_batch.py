@@ -24,14 +24,15 @@ from generator.engines.batch_file import BadLine, ingest, request_line
 from generator.errors import EngineStopped
 from generator.holders import batch_holder, is_dead
 from generator.leases import hand_over, held_by, release_leases
-from generator.ledger import Wanted
+from generator.ledger import Answer, Wanted
 from generator.recipe import OpenAiBatchEngine
 
 ENGINE = "openai_batch"
 # Longer than any upload or download takes with its retries; on its own machine a dead holder is known at once.
 _HOLD = timedelta(hours=1)
 _METADATA = "gradus_batch"
-_RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
+# A status that we do not know may still be running: only these are the end.
+_ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
 
 
 def run(desk: Desk, engine: OpenAiBatchEngine, key: str | None, on_bad_line: Callable[[BadLine], None]) -> None:
@@ -181,7 +182,7 @@ def _collect_all(desk: Desk, client: openai.OpenAI, on_bad_line: Callable[[BadLi
     num_running = 0
     for batch in _batches(desk, "submitted"):
         found = client.batches.retrieve(str(batch.external_id))
-        if found.status in _RUNNING:
+        if found.status not in _ENDED:
             num_running += 1
             continue
         with _held(desk, batch) as is_mine:
@@ -203,15 +204,17 @@ def _ingest(desk: Desk, client: openai.OpenAI, file_id: str, on_bad_line: Callab
 
 
 def _end(desk: Desk, batch: VendorBatch, found: Any) -> None:
-    """Requests without an answer go back to the ledger; a batch that the vendor refused stops the run."""
+    """Requests without an answer have failed: the next call asks them again, this one does not, however often a vendor
+    loses lines or a person cancels. A batch that the vendor refused stops the run."""
     with desk.store.write() as session:
         held = select(Request.id).where(Request.lease_holder == batch_holder(batch.digest), Request.state == "leased")
         left = list(session.scalars(held))
         for start in range(0, len(left), 500):
             release_leases(session, desk.run_id, left[start : start + 500])
     if found.status != "failed":
+        why = f"batch {batch.external_id} is {found.status}, without an answer to this request"
+        desk.settle([Answer(key, ENGINE, None, error=why) for key in left])
         _update(desk, batch, state="collected")
-        desk.look_back(-1)
         return
     told = "; ".join(str(error.message) for error in (found.errors.data if found.errors else None) or [])
     told = desk.secret.out_of(told)

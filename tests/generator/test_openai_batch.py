@@ -35,8 +35,10 @@ class Vendor(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.looks = 1
+        self.first_status = "in_progress"
         self.status = "completed"
         self.fails_for: set[str] = set()
+        self.loses_every = 0
         self.dies_after_create = 0
         self.is_busy = threading.Event()
         self.delay_s = 0.0
@@ -52,8 +54,10 @@ class Vendor(ThreadingHTTPServer):
 
     def finish(self, batch: dict[str, Any]) -> None:
         good, bad = b"", b""
-        for line in reversed(self.files[batch["input_file_id"]].splitlines()):
+        for number, line in enumerate(reversed(self.files[batch["input_file_id"]].splitlines())):
             row = orjson.loads(line)
+            if self.loses_every and number % self.loses_every == 0:
+                continue
             known = {"id": "x", "custom_id": row["custom_id"]}
             if row["custom_id"] in self.fails_for:
                 error = {"code": "batch_expired", "message": "expired"}
@@ -91,8 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"batch-{len(self.server.batches)}"
         self.server.batches[name] = {
             "id": name, "object": "batch", "endpoint": wish["endpoint"], "input_file_id": wish["input_file_id"],
-            "completion_window": "24h", "status": "in_progress", "created_at": 1, "metadata": wish["metadata"],
-            "looks": 0,
+            "completion_window": "24h", "status": self.server.first_status, "created_at": 1,
+            "metadata": wish["metadata"], "looks": 0,
         }  # fmt: skip
         if self.server.dies_after_create:
             self.server.dies_after_create -= 1
@@ -111,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             batch = self.server.batches[parts[-1]]
             batch["looks"] += 1
-            if batch["looks"] > self.server.looks and batch["status"] == "in_progress":
+            if batch["looks"] > self.server.looks and batch["status"] == self.server.first_status:
                 self.server.finish(batch)
             self._send(batch)
 
@@ -191,6 +195,27 @@ def test_what_expired_is_asked_again_by_the_next_call(store: Store, vendor: Vend
     vendor.fails_for = set()
     assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60}
     assert len(vendor.lines()) == 65
+
+
+@pytest.mark.parametrize(("status", "loses_every"), [("completed", 3), ("completed", 1), ("cancelled", 1)])
+def test_lost_lines_and_cancelled_batches_are_not_sent_again_by_the_same_call(
+    store: Store, vendor: Vendor, toolbox: Any, status: str, loses_every: int
+) -> None:
+    toolbox.fill(store, 60)
+    vendor.status, vendor.loses_every = status, loses_every
+    asked = recipe(toolbox, vendor).model_copy(update={"max_rejected": 1.0})
+    report = generate(store, asked)
+    assert len(vendor.batches) == 1 and report.num_failed == 60 // loses_every
+    assert any(f"is {status}, without an answer" in reason for reason in report.failures)
+    vendor.status, vendor.loses_every = "completed", 0
+    assert generate(store, asked).outcomes == {"accepted": 60}
+    assert len(vendor.batches) == 2 and len(vendor.lines()) == 60 + 60 // loses_every
+
+
+def test_a_status_that_nobody_knows_may_still_be_running(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    toolbox.fill(store, 60)
+    vendor.looks, vendor.first_status = 3, "thinking"
+    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60} and len(vendor.batches) == 1
 
 
 def test_a_refused_batch_stops_the_run_and_its_requests_are_free_again(
