@@ -10,7 +10,7 @@ from app.opening import opened_store
 from app.options import JsonFile, StoreUrl
 from app.terminal import console, escape, progress_bar, show_table, visible, write_json
 
-_NUM_ROWS = 5
+_NUM_ROWS = 8
 commands = typer.Typer(help="Frozen releases of the store.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The release, such as scifact-1.0.0.")]
@@ -248,4 +248,4 @@ def _show_gates(gates: list[dict[str, Any]]) -> None:
 
 
 def _short(value: Any) -> Any:
-    return value if isinstance(value, int | float) else str(value)[:60]
+    return value if value is None or isinstance(value, int | float) else str(value)[:60]

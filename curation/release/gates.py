@@ -12,6 +12,7 @@ from curation.errors import CurationError
 from curation.release.recipe import GateName, Gates
 
 Figures = Mapping[str, Any]
+_NUM_TELLS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,29 @@ def _leak(kind: str) -> Callable[[Figures], Measured]:
         run, leak = max(known, key=lambda one: one[1]["auc"])
         control = leak.get("control_auc")
         against = "" if control is None else f", two sets of real texts score {control:.3f}"
-        return Measured(leak["auc"], f"run {run}{against}", leak.get("causes") or ())
+        return Measured(leak["auc"], f"run {run}{against}", _tells(leak.get("causes")))
 
     return measure
+
+
+def _tells(causes: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What gives the first set away: properties by how well each alone tells, then words that mark either set."""
+    if causes is None:
+        return []
+    properties = [{"tell": one["name"], "auc": one["auc"]} for one in causes["properties"][:_NUM_TELLS]]
+    words = [*causes["first_words"][:_NUM_TELLS], *causes["second_words"][:_NUM_TELLS]]
+    return [
+        *({**one, "in_first": None, "in_second": None} for one in properties),
+        *(
+            {
+                "tell": f"word {one['text']!r}",
+                "auc": None,
+                "in_first": one["share_first"],
+                "in_second": one["share_second"],
+            }
+            for one in words
+        ),
+    ]
 
 
 def _judged(figures: Figures) -> Measured:

@@ -12,7 +12,10 @@ from curation.release.recipe import Gates
 def figures(**changed: Any) -> dict[str, Any]:
     def group(run: str, accuracy: float | None, auc: float | None) -> dict[str, Any]:
         order = None if accuracy is None else {"accuracy": accuracy, "worst_inversions": [{"query": run, "gap": 0.2}]}
-        leak = {"auc": auc, "control_auc": 0.52, "causes": [{"cause": "length", "auc": 0.9}]}
+        words = [{"text": "one", "weight": 3.0, "share_first": 0.6, "share_second": 0.07}]
+        properties = [{"name": "length", "auc": 0.9, "low": 0.8, "high": 1.0, "mean_first": None, "mean_second": None}]
+        causes = {"properties": properties, "first_words": words, "second_words": [], "first_ngrams": []}
+        leak = {"auc": auc, "control_auc": 0.52, "causes": causes}
         return {
             "run": run,
             "order": order,
@@ -45,6 +48,7 @@ def test_every_gate_takes_the_worst_run_and_its_rows() -> None:
     }
     assert results["order_accuracy"].rows == [{"query": "bad", "gap": 0.2}]
     assert "run bad" in results["negatives_from_positives"].note and "0.520" in results["negatives_from_positives"].note
+    assert [row["tell"] for row in results["negatives_from_positives"].to_dict()["rows"]] == ["length", "word 'one'"]
     assert len(results["contamination"].rows) == 2
 
 
