@@ -140,7 +140,7 @@ def _judged(figures: Figures) -> Measured:
 
 def _duplicates(figures: Figures) -> Measured:
     within = figures["duplicates"]["within_examples"]
-    return Measured(within["share"], f"{within['num']:,} negatives", within["rows"])
+    return Measured(within["share"], f"{within['num']:,} examples", within["rows"])
 
 
 def _contamination(figures: Figures) -> Measured:

@@ -69,7 +69,7 @@ class Gates(_Table):
             positives, of the worst run; 0.5 is chance.
         synthetic_from_real: The same of machine-written against real text.
         judged_false_negatives: Highest share of judged negatives that answer their query.
-        duplicates: Highest share of negatives that nearly equal another text of their own example.
+        duplicates: Highest share of examples in which a text repeats another, exactly or nearly.
         contamination: Highest number of evaluation queries and pairs among the examples, exact or near.
     """
 
