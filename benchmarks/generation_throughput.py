@@ -110,7 +110,8 @@ def recipe(folder: Path, url: str, num: int, concurrency: int) -> "object":
     for name in ("entry.toml", "schema.json"):
         (entry / name).write_bytes((bundled / name).read_bytes())
     (entry / "prompt.j2").write_text(
-        f"{_PROMPT}{{{{ task_instruction }}}} {{{{ domain }}}} {{{{ education_level }}}} {{{{ length }}}}"
+        f"{_PROMPT}{{{{ task_instruction }}}} {{{{ domain }}}} {{{{ education_level }}}} {{{{ length }}}} "
+        "{{ language }}"
         "<query>{{ query }}</query><positive>{{ positive }}</positive>"
     )
     return GenerateRecipe.model_validate(
