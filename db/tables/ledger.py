@@ -43,7 +43,7 @@ class Run(Base):
     recipe: Mapped[dict[str, Any]] = mapped_column(Json)
     recipe_digest: Mapped[str] = mapped_column(Digest)
     code_version: Mapped[str] = mapped_column(String(50))
-    seed: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigId)
     state: Mapped[str] = mapped_column(String(10), default="running")
     started_at: Mapped[datetime] = mapped_column(UtcTime, default=utc_now)
     finished_at: Mapped[datetime | None] = mapped_column(UtcTime)

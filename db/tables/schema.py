@@ -2,7 +2,7 @@
 
 from sqlalchemy import MetaData, Table
 
-from db.tables import examples, judgements, ledger, releases, texts
+from db.tables import examples, judgements, ledger, releases, review, texts
 from db.tables.base import Base
 
 IDENTITY: dict[str, tuple[str, ...]] = {
@@ -11,8 +11,9 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     **examples.IDENTITY,
     **judgements.IDENTITY,
     **releases.IDENTITY,
+    **review.IDENTITY,
 }
-FROZEN: tuple[str, ...] = releases.FROZEN
+FROZEN: tuple[str, ...] = (*releases.FROZEN, *review.FROZEN)
 METADATA: MetaData = Base.metadata
 
 
