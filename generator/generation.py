@@ -114,7 +114,6 @@ def generate(
     """
     helpers = helpers or Helpers()
     _refuse_missing_helpers(recipe, helpers)
-    _refuse_seed(store, recipe.seed)
     facts = facts_of(recipe.model)
     refuse_if_shut_down(facts, today)
     planner = Planner(recipe, helpers.neighbours)
@@ -161,12 +160,6 @@ def _refuse_missing_helpers(recipe: GenerateRecipe, helpers: Helpers) -> None:
                 f"plan.top_k = {plan.top_k}, and no helper that checks round trips was given for plan table {number}: "
                 "pass helpers=, or set top_k = 0"
             )
-
-
-def _refuse_seed(store: Store, seed: int) -> None:
-    # The run's column has 32 bits on PostgreSQL; SQLite's integers have 64.
-    if store.engine.dialect.name == "postgresql" and not -(2**31) <= seed < 2**31:
-        raise GeneratorError(f"seed = {seed}: a store on PostgreSQL holds seeds from {-(2**31)} to {2**31 - 1}")
 
 
 def resolved_recipe(recipe: GenerateRecipe) -> dict[str, object]:
