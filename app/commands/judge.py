@@ -12,7 +12,7 @@ from app.terminal import console, escape, show_table, write_json
 
 if TYPE_CHECKING:
     from app.judging import StageReport
-    from curation.judging.agreement import Kappa
+    from curation.judging.agreement import Coefficient
     from curation.judging.exempt import Exempted
     from db.store import Store
     from generator.estimate import Estimate
@@ -178,7 +178,7 @@ def _compare(store: "Store", people: str, model: str | None) -> dict[str, Any]:
     return found.to_dict()
 
 
-def _kappa(found: "Kappa") -> str:
+def _kappa(found: "Coefficient") -> str:
     if found.value is None:
         return "not defined: both always gave the same grade"
     if found.interval_95 is None:

@@ -43,8 +43,8 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Kappa:
-    """Cohen's kappa, 1 for agreement and 0 for chance, with its 95 % interval; None where it is not defined."""
+class Coefficient:
+    """An agreement, 1 for always and 0 for chance, with its 95 % interval; None where it is not defined."""
 
     value: float | None
     interval_95: tuple[float, float] | None
@@ -63,8 +63,8 @@ class Agreement:
     num_queries: int
     threshold: int
     people_threshold: int
-    weighted: Kappa | None
-    binary: Kappa
+    weighted: Coefficient | None
+    binary: Coefficient
     share_same: float | None
     confusion: list[list[int]] | None
     confusion_binary: list[list[int]]
@@ -124,8 +124,8 @@ def _compare(
     is_graded = bool(people.max() > 1)
     people_from = people_threshold or (threshold if is_graded else 1)
     _, rows = np.unique(queries, return_inverse=True)
-    binary = _confusions(rows, people >= people_from, judged >= threshold, 2)
-    graded = _confusions(rows, people, judged, _NUM_GRADES) if is_graded and people.max() < _NUM_GRADES else None
+    binary = confusions(rows, people >= people_from, judged >= threshold, 2)
+    graded = confusions(rows, people, judged, _NUM_GRADES) if is_graded and people.max() < _NUM_GRADES else None
     return Agreement(
         num_decisions=num_decisions,
         num_unknown=num_unknown,
@@ -141,8 +141,8 @@ def _compare(
     )
 
 
-def _confusions(rows: NDArray[Any], people: NDArray[Any], judged: NDArray[Any], size: int) -> Counts:
-    """Counts by query and both grades, [Q, P, J]."""
+def confusions(rows: NDArray[Any], people: NDArray[Any], judged: NDArray[Any], size: int) -> Counts:
+    """Counts by row (a query, or whatever was drawn) and both grades, [Q, P, J]."""
     counts_QPJ = np.zeros((int(rows.max()) + 1, size, size), np.int64)
     np.add.at(counts_QPJ, (rows, people.astype(int), judged.astype(int)), 1)
     return counts_QPJ
@@ -150,13 +150,13 @@ def _confusions(rows: NDArray[Any], people: NDArray[Any], judged: NDArray[Any], 
 
 def kappa_over_queries(
     counts_QPJ: Counts, *, weights: Weights, seed: int = 0, num_resamples: int = _RESAMPLES
-) -> Kappa:
+) -> Coefficient:
     """Kappa of all pairs, and its percentile interval over resampled queries; those where it is not defined are left
     out, and of a single query there is no interval."""
     value = kappa(counts_QPJ.sum(axis=0), weights=weights)
     num_queries = len(counts_QPJ)
     if value is None or num_queries < 2:
-        return Kappa(value, None)
+        return Coefficient(value, None)
     draws = np.random.default_rng(seed)
     flat = counts_QPJ.reshape(num_queries, -1)
     values = []
@@ -165,8 +165,15 @@ def kappa_over_queries(
         resampled = kappa((times_Q @ flat).reshape(counts_QPJ.shape[1:]), weights=weights)
         if resampled is not None:
             values.append(resampled)
+    return Coefficient(value, percentile_interval(values))
+
+
+def percentile_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The middle 95 % of resampled values; None of none."""
+    if not len(values):
+        return None
     low, high = np.percentile(values, [2.5, 97.5])
-    return Kappa(value, (float(low), float(high)))
+    return float(low), float(high)
 
 
 def kappa(counts_PJ: Counts, *, weights: Weights) -> float | None:
