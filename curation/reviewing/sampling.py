@@ -22,7 +22,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from db.digest import counter_uniform
 
@@ -30,38 +29,8 @@ from db.digest import counter_uniform
 _PRIOR = 0.5
 _STEPS = 60
 Floats = NDArray[np.float64]
-Verdict = Literal["going on", "good enough", "too many errors", "precise enough", "all looked at"]
-
-
-class StopRule(BaseModel):
-    """When an audit ends: the error rate is surely at most `max_error_rate` or surely above it, or its interval is at
-    most `half_width` to either side. Without either it ends with the sample.
-
-    Attributes:
-        confidence: Of the interval, at all times together.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_error_rate: float | None = Field(default=None, gt=0, lt=1)
-    half_width: float | None = Field(default=None, gt=0, lt=0.5)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-
-
-class SampleRecipe(BaseModel):
-    """A stratified sample: `num` candidates in all where there are as many, `min_per_stratum` of each stratum first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num: int = Field(default=300, ge=1)
-    min_per_stratum: int = Field(default=10, ge=0)
-    stop: StopRule = StopRule()
-
-    @model_validator(mode="after")
-    def _some_of_each(self) -> "SampleRecipe":
-        if self.min_per_stratum > self.num:
-            raise ValueError(f"min_per_stratum = {self.min_per_stratum} is more than num = {self.num}")
-        return self
+Verdict = Literal["going on", "good enough", "too many errors", "all looked at"]
+Allocation = Literal["proportional", "equal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +66,14 @@ class Audited:
     verdict: Verdict
 
 
-def audited(strata: Iterable[Stratum], rule: StopRule) -> Audited:
+def audited(strata: Iterable[Stratum], *, max_error_rate: float | None = None, confidence: float = 0.95) -> Audited:
     """Error rates of the strata and over all of them, and whether to go on.
 
     Args:
         strata: Every stratum of the population, those that nobody has looked at too.
+        max_error_rate: The audit ends when the rate is surely at most this, or surely above it; None: when all of it
+            was looked at.
+        confidence: Of the intervals, each at all times together.
 
     Raises:
         ValueError: A stratum has more looked at than it holds, or more wrong than looked at.
@@ -110,19 +82,17 @@ def audited(strata: Iterable[Stratum], rule: StopRule) -> Audited:
     for one in known:
         if not 0 <= one.wrong <= one.looked_at <= one.size:
             raise ValueError(f"stratum {one.name!r}: {one.wrong} wrong of {one.looked_at} of {one.size} cannot be")
-    overall = _rate("all", known, rule.confidence)
-    rates = [_rate(one.name, [one], rule.confidence) for one in known]
-    return Audited(overall, rates, rule.confidence, _verdict(overall, rule))
+    overall = _rate("all", known, confidence)
+    rates = [_rate(one.name, [one], confidence) for one in known]
+    return Audited(overall, rates, confidence, _verdict(overall, max_error_rate))
 
 
-def _verdict(overall: ErrorRate, rule: StopRule) -> Verdict:
+def _verdict(overall: ErrorRate, max_error_rate: float | None) -> Verdict:
     low, high = overall.interval
-    if rule.max_error_rate is not None and high <= rule.max_error_rate:
+    if max_error_rate is not None and high <= max_error_rate:
         return "good enough"
-    if rule.max_error_rate is not None and low > rule.max_error_rate:
+    if max_error_rate is not None and low > max_error_rate:
         return "too many errors"
-    if rule.half_width is not None and high - low <= 2 * rule.half_width:
-        return "precise enough"
     return "all looked at" if overall.looked_at == overall.size else "going on"
 
 
@@ -209,27 +179,27 @@ class Evidence:
         return float(self._where_slope_is(sign * float(np.exp(brentq(beyond, -60.0, 20.0)))).sum())
 
 
-def allocate(sizes: Mapping[str, int], recipe: SampleRecipe) -> dict[str, int]:
-    """How many to look at in each stratum: the floor first, the rest in proportion to what is left, by largest
-    remainders; never more than a stratum holds.
-
-    Strata are served in the order of their names where the number does not reach for every floor.
-    """
-    given: dict[str, int] = {}
-    left = recipe.num
-    for name, size in sorted(sizes.items()):
-        given[name] = min(recipe.min_per_stratum, size, left)
+def allocate(sizes: Mapping[str, int], num: int, allocation: Allocation = "proportional") -> dict[str, int]:
+    """How many of `num` to look at in each stratum, by largest remainders; never more than a stratum holds, and at
+    least one of each while the number reaches, because a stratum that nobody looks at leaves its share open."""
+    given = {name: 0 for name in sorted(sizes)}
+    left = min(num, sum(sizes.values()))
+    for name in sorted(given, key=lambda name: (-sizes[name], name)):
+        given[name] = min(1, sizes[name], left)
         left -= given[name]
-    open_ = {name: sizes[name] - num for name, num in given.items() if sizes[name] > num}
-    num_open = sum(open_.values())
-    if num_open <= left:
-        return dict(sizes)
-    exact = {name: left * size / num_open for name, size in open_.items()}
-    for name, share in exact.items():
-        given[name] += int(share)
-        left -= int(share)
-    for name in sorted(exact, key=lambda name: (int(exact[name]) - exact[name], name))[:left]:
-        given[name] += 1
+    while left:
+        # What is left over by strata that are full goes round again.
+        room = {name: sizes[name] - taken for name, taken in given.items() if sizes[name] > taken}
+        total = sum(room.values()) if allocation == "proportional" else len(room)
+        exact = {name: left * (size if allocation == "proportional" else 1) / total for name, size in room.items()}
+        whole = {name: min(int(share), room[name]) for name, share in exact.items()}
+        if not any(whole.values()):
+            for name in sorted(exact, key=lambda name: (-exact[name], name))[:left]:
+                given[name] += 1
+            break
+        for name, taken in whole.items():
+            given[name] += taken
+            left -= taken
     return given
 
 
