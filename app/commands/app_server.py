@@ -1,4 +1,4 @@
-"""`gradus app`: the pages, on this machine only."""
+"""`gradus app`: the pages, on this machine only unless people sign in."""
 
 from typing import Annotated
 
@@ -10,21 +10,27 @@ from app.terminal import console, escape
 
 
 def app(
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = 8501,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 8501,
+    address: Annotated[
+        str, typer.Option("--address", help="Where to listen; elsewhere than on loopback only with sign-in.")
+    ] = "127.0.0.1",
     store: StoreUrl = None,
 ) -> None:
-    """Open the pages: what the store holds, the ladder, the last runs, the examples. Single-user, loopback only."""
+    """Open the pages: what the store holds, runs, the ordering audit, review. Single-user without sign-in."""
     import os
     import sys
     from pathlib import Path
 
+    from app.identity import is_sign_in_configured, require_safe_address
     from app.settings import Settings
 
+    is_sign_in = is_sign_in_configured()
+    require_safe_address(address, is_sign_in=is_sign_in)
     url = store or Settings().store_url
     shown = _checked_store(url)
-    _require_free(port)
+    _require_free(address, port)
     options = {
-        "server.address": "127.0.0.1",
+        "server.address": address,
         "server.port": str(port),
         "server.headless": "true",
         "server.enableAgentApi": "false",
@@ -34,7 +40,10 @@ def app(
     page = Path(__file__).parents[1] / "pages" / "main.py"
     command = [sys.executable, "-m", "streamlit", "run", str(page)]
     command += [word for name, value in options.items() for word in (f"--{name}", value)]
-    console.print(f"Gradus on http://127.0.0.1:{port} (this machine only; everyone on it may look). Ctrl-C ends it.")
+    host = f"[{address}]" if ":" in address else address
+    console.print(f"Gradus on http://{escape(host)}:{port}. Ctrl-C ends it.")
+    if not is_sign_in:
+        console.print("[bold]Single-user:[/] nobody signs in, and everyone on this machine is the same reviewer.")
     console.print(f"[dim]{escape(shown)}[/]")
     sys.stdout.flush()
     # The server takes this process' place: whatever ends `gradus app` ends the server, and no child is left behind.
@@ -55,12 +64,14 @@ def _checked_store(url: str) -> str:
     return opened.engine.url.render_as_string(hide_password=True)
 
 
-def _require_free(port: int) -> None:
+def _require_free(address: str, port: int) -> None:
     import socket
 
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
+        except socket.gaierror as error:
+            raise AppError(f"--address {address}: no such address on this machine") from error
         except OSError as error:
             raise AppError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error
