@@ -23,10 +23,10 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
+from trainer.backbones import save_model, with_pooling
 from trainer.curriculum import Batch, describe_plan, negatives_of_row, plan_batches
 from trainer.errors import TrainerError
 from trainer.loss import info_nce
-from trainer.modeling_ata import ATAPooling
 from trainer.recipe import TrainRecipe
 from trainer.release import GradedExample, GradedRelease, Negative, read_release
 
@@ -120,7 +120,7 @@ class _Training:
         self.recipe, self.release, self.folder = recipe, release, folder
         self.batches = _plan(recipe, release)
         torch.manual_seed(recipe.seed)
-        self.model = with_pooling(SentenceTransformer(str(model_folder)), recipe)
+        self.model = with_pooling(SentenceTransformer(str(model_folder)), recipe.pooling)
         for module in self.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -264,26 +264,6 @@ class _Training:
         pq.write_table(pa.Table.from_pylist(self.margins), target / "margins.parquet")
         (target / "README.md").write_text(_card(summary), encoding="utf-8")
         (target / "training.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
-
-
-def with_pooling(model: SentenceTransformer, recipe: TrainRecipe) -> SentenceTransformer:
-    """The model with the recipe's pooling in place of its own."""
-    backbone: Any = model[0]
-    dimension = backbone.get_embedding_dimension()
-    pooled = SentenceTransformer(modules=[backbone, ATAPooling(dimension, recipe.pooling), *list(model)[2:]])
-    pooled.max_seq_length = model.max_seq_length
-    return pooled
-
-
-def save_model(model: SentenceTransformer, folder: Path) -> None:
-    """Save so that plain sentence-transformers loads it: the pooling's class is named by the file beside it."""
-    model.save(str(folder), create_model_card=False)
-    path = folder / "modules.json"
-    modules = orjson.loads(path.read_bytes())
-    for module in modules:
-        if module["type"].endswith(".ATAPooling"):
-            module["type"] = "modeling_ata.ATAPooling"
-    path.write_bytes(orjson.dumps(modules, option=orjson.OPT_INDENT_2))
 
 
 def _distinct_passages(rows: Sequence[_Row]) -> list[str]:

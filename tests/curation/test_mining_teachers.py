@@ -205,11 +205,10 @@ def test_two_checkpoints_of_one_name_and_two_lengths_keep_their_own_vectors(tmp_
 def test_model_that_gradus_saved_is_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sentence_transformers import SentenceTransformer
 
-    from trainer.recipe import TrainRecipe
-    from trainer.training import save_model, with_pooling
+    from trainer.backbones import save_model, with_pooling
 
     monkeypatch.setenv("GRADUS_DATA", str(tmp_path / "data"))
-    model = with_pooling(SentenceTransformer(str(model_folder("minilm"))), TrainRecipe(name="t", release="r"))
+    model = with_pooling(SentenceTransformer(str(model_folder("minilm"))))
     save_model(model, tmp_path / "trained")
     teacher = _built(BiEncoderSpec(kind="bi_encoder", model=str(tmp_path / "trained")))
     places, scores = teacher.top(QUERIES, 7)

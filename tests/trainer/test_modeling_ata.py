@@ -14,9 +14,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import BertConfig, BertModel, MistralConfig, MistralModel
 
+from trainer.backbones import save_model, with_pooling
 from trainer.modeling_ata import ATAPooling
-from trainer.recipe import TrainRecipe
-from trainer.training import save_model, with_pooling
 
 LENGTHS = (7, 3, 11, 1)
 SIZES = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -147,7 +146,7 @@ def minilm() -> SentenceTransformer:
     from curation.embeddings import model_folder
 
     base = SentenceTransformer(str(model_folder("minilm")))
-    return with_pooling(base, TrainRecipe(name="t", release="r"))
+    return with_pooling(base)
 
 
 TEXTS = ["Short.", "A longer sentence, with commas, about the role of anchors in pooling.", "words " * 300]
