@@ -20,6 +20,7 @@ from app.commands import (
     prompts,
     publish,
     release,
+    review,
     status,
     store,
     train,
@@ -42,6 +43,7 @@ cli.command()(mine.mine)
 cli.command()(audit.score)
 cli.command()(audit.audit)
 cli.command()(judge.judge)
+cli.add_typer(review.commands, name="review")
 cli.add_typer(release.commands, name="release")
 cli.command()(publish.publish)
 cli.command()(train.train)

@@ -1,7 +1,8 @@
 """Everything that the decision page paints of an item, by a fixed number of statements that find their rows by index.
 
 What a session hides is not in the view at all: a blind one carries no origin, grade, rank, run, requirement,
-judgement, reason or decision of others, its candidates stand in a random order, and no view says that an item is gold or a repeat.
+judgement, reason or decision of others, and its candidates stand in a random order. No view says that an item is gold
+or a repeat.
 """
 
 import zlib

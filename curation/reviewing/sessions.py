@@ -54,6 +54,19 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """A person in a session, with the name that is never published and the pseudonym that is."""
+
+    name: str
+    pseudonym: str
+    num_finished: int
+    is_invited: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a session is, and how this person is doing.
 
@@ -216,6 +229,23 @@ def _num_turns(one: ReviewSession, num_seats: int) -> int:
     """Free slots, every gold item for everybody who joined, and every repeat for those who had the first."""
     counts = one.facts["items"]
     return one.num_slots + counts.get("gold", 0) * num_seats + counts.get("repeat", 0) * one.overlap
+
+
+def seats(session: Session, review_session: ReviewSession) -> list[Seat]:
+    """Who takes part, by name."""
+    rows = session.execute(
+        select(Reviewer.name, Reviewer.pseudonym, SessionReviewer.num_finished, SessionReviewer.is_invited)
+        .join(Reviewer, Reviewer.id == SessionReviewer.reviewer_id)
+        .where(SessionReviewer.session_id == review_session.id)
+        .order_by(Reviewer.name)
+    )
+    return [Seat(*row) for row in rows]
+
+
+def decision_counts(session: Session, review_session: ReviewSession) -> dict[str, int]:
+    """How many decisions of each kind stand."""
+    kinds = select(CurrentDecision.kind, func.count()).where(CurrentDecision.session_id == review_session.id)
+    return {kind: num for kind, num in session.execute(kinds.group_by(CurrentDecision.kind))}
 
 
 def invite(session: Session, review_session: ReviewSession, name: str, *, by: Reviewer) -> None:
