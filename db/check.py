@@ -16,6 +16,7 @@ from db.tables.examples import Candidate, Example
 from db.tables.judgements import Judgement
 from db.tables.ledger import Completion, CompletionBody, Request, RequestBody
 from db.tables.releases import Release, ReleaseItem
+from db.tables.review import CURRENT_DECISION_CHECK, Assignment, CurrentDecision, SessionReviewer
 from db.tables.texts import Passage, Query
 
 _PAGE = 2_000
@@ -42,6 +43,9 @@ def check_store(store: Store, *, progress: Callable[[int, int | None], None]) ->
         ("a request that is done has a completion", _done_without_completion),
         ("an example's positive is its one positive candidate", _examples_without_positive),
         ("a judgement's evidence stands in its passage", _unfounded_judgements),
+        ("the current decisions are what the events say", _differing_decisions),
+        ("a finished turn was decided by its person", _undecided_turns),
+        ("a person's finished turns are counted", _miscounted_turns),
         ("a release holds the items its manifest counts", _miscounted_releases),
         ("a release's files are the bytes its manifest names", _changed_files),
     ]
@@ -133,6 +137,34 @@ def _unfounded_judgements(session: Session) -> Iterator[str]:
     for key, evidence, text in rows:
         if evidence and not stands_in(evidence, text):
             yield f"judgement {key}"
+
+
+def _differing_decisions(session: Session) -> Iterator[str]:
+    names = [column.name for column in CurrentDecision.__table__.columns]
+    kept = select(*(CurrentDecision.__table__.c[name] for name in names))
+    recomputed = select(*(CURRENT_DECISION_CHECK.c[name] for name in names))
+    for one in session.execute(kept.except_(recomputed)):
+        yield f"decision {one.decision_id} is current and should not be"
+    for one in session.execute(recomputed.except_(kept)):
+        yield f"decision {one.decision_id} should be current"
+
+
+def _undecided_turns(session: Session) -> Iterator[str]:
+    decided = exists().where(
+        CurrentDecision.item_id == Assignment.item_id, CurrentDecision.reviewer_id == Assignment.reviewer_id
+    )
+    for key in session.scalars(select(Assignment.id).where(Assignment.outcome.is_not(None), ~decided)):
+        yield f"assignment {key}"
+
+
+def _miscounted_turns(session: Session) -> Iterator[str]:
+    of_person = (Assignment.session_id == SessionReviewer.session_id) & (
+        Assignment.reviewer_id == SessionReviewer.reviewer_id
+    )
+    num = select(func.count()).where(of_person, Assignment.outcome.is_not(None)).scalar_subquery()
+    seats = select(SessionReviewer.session_id, SessionReviewer.reviewer_id, SessionReviewer.num_finished, num)
+    for session_id, reviewer, counted, finished in session.execute(seats.where(SessionReviewer.num_finished != num)):
+        yield f"session {session_id}, reviewer {reviewer}: {counted} counted, {finished} finished"
 
 
 def _miscounted_releases(session: Session) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 Integer keys are local, so they are translated table by table. What both stores hold is kept as it is here, with three
 exceptions that lose nothing: a finished run or request beats an unfinished one, an outcome fills a missing one, and a
-different answer to the same request is added as a further attempt. A release name that means other content in the
-other store stops the merge before anything is written.
+different answer to the same request is added as a further attempt. A release or review session name that means
+something else in the other store stops the merge before anything is written. What people decided is united as events
+(`db.merge_reviews`).
 """
 
 from array import array
@@ -16,10 +17,12 @@ from sqlalchemy.orm import Session
 
 from db.errors import MergeConflictError
 from db.insert import insert_missing
+from db.merge_reviews import fit_reviews, recompute_reviews
 from db.store import Store
 from db.tables.examples import Candidate
 from db.tables.ledger import Completion, Request, Run, RunRequest
 from db.tables.releases import Release
+from db.tables.review import Assignment, CurrentDecision, ReviewSession
 from db.tables.schema import IDENTITY, tables_in_order
 from db.tables.texts import Document
 
@@ -40,7 +43,8 @@ def merge(target: Store, source: Store, *, progress: Callable[[int, int | None],
     """Add everything in `source` to `target`, in one transaction.
 
     Raises:
-        MergeConflictError: A release name, or a document of a collection, has other content in the other store.
+        MergeConflictError: A release, a review session or a document of a collection is something else in the other
+            store.
     """
     report = MergeReport()
     keys: dict[str, array[int]] = {}
@@ -48,7 +52,10 @@ def merge(target: Store, source: Store, *, progress: Callable[[int, int | None],
     with source.read() as reading, target.write() as writing:
         for done, table in enumerate(tables):
             progress(done, len(tables))
-            _merge_table(reading, writing, table, keys, report)
+            if table.name != CurrentDecision.__tablename__:
+                _merge_table(reading, writing, table, keys, report)
+        if report.added.get(Assignment.__tablename__) is not None:
+            recompute_reviews(writing)
         progress(len(tables), len(tables))
     return report
 
@@ -72,11 +79,20 @@ def _is_referenced(table: Table) -> bool:
 
 def _pages(reading: Session, table: Table) -> Iterator[list[Row]]:
     order = table.primary_key.columns.values()
-    # A row that refers to its own table needs the earlier row's key first.
-    size = 1 if any(key.column.table is table for key in table.foreign_keys) else _PAGE
-    result = reading.execute(select(table).order_by(*order), execution_options={"yield_per": size})
-    for page in result.mappings().partitions(size):
-        yield [dict(row) for row in page]
+    result = reading.execute(select(table).order_by(*order), execution_options={"yield_per": _PAGE})
+    own = [key.parent.name for key in table.foreign_keys if key.column.table is table]
+    for partition in result.mappings().partitions(_PAGE):
+        page: list[Row] = []
+        ids: set[int] = set()
+        for row in partition:
+            # A row that refers to an earlier one of its own table needs that one's new key first.
+            if own and not ids.isdisjoint(row[name] for name in own):
+                yield page
+                page, ids = [], set()
+            page.append(dict(row))
+            if own:
+                ids.add(row["id"])
+        yield page
 
 
 def _translated(row: Row, table: Table, keys: dict[str, "array[int]"]) -> Row:
@@ -116,6 +132,7 @@ def _rows_here(writing: Session, table: Table, rows: Sequence[Row]) -> dict[tupl
 
 
 def _add(writing: Session, table: Table, rows: Sequence[Row], report: MergeReport) -> int:
+    fit_reviews(writing, table, rows)
     known = _rows_here(writing, table, rows)
     both = [(known[_identity(table, row)], row) for row in rows if _identity(table, row) in known]
     _refuse_conflicts(table, both)
@@ -171,6 +188,9 @@ def _settle(writing: Session, table: Table, both: Sequence[tuple[Row, Row]]) -> 
         elif table.name == Run.__tablename__ and there["state"] == "finished" and here["state"] != "finished":
             change = update(Run).where(Run.id == here["id"])
             writing.execute(change.values(state="finished", finished_at=there["finished_at"], totals=there["totals"]))
+        elif table.name == ReviewSession.__tablename__ and there["state"] == "closed" and here["state"] != "closed":
+            close = update(ReviewSession).where(ReviewSession.id == here["id"])
+            writing.execute(close.values(state="closed", closed_at=there["closed_at"]))
         elif table.name == RunRequest.__tablename__ and here["outcome"] is None and there["outcome"] is not None:
             change = update(RunRequest).where(RunRequest.id == here["id"])
             writing.execute(change.values({name: there[name] for name in ("outcome", "num_accepted", "example_id")}))

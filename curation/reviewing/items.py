@@ -61,8 +61,8 @@ class NegativeShown:
 
     Attributes:
         scores: Similarity to the query by the teachers' names.
-        is_inverted: By the axis' teacher it stands on the wrong side of a negative of another grade (False in a blind
-            session).
+        is_inverted: By the axis' teacher it stands on the wrong side of a negative of another grade and the same run
+            (False in a blind session).
         is_above_positive: By the axis' teacher it scores higher than the positive.
         decision: The person's own verdict that stands.
         swap: The person's own swap of this one with another that stands.
@@ -182,8 +182,8 @@ def _candidates(session: Session, head: Any, item_id: int) -> list[Any]:
     rows = session.execute(
         select(
             Candidate.id, Candidate.passage_id, Passage.text, Candidate.rank, Candidate.grade, Candidate.origin,
-            Candidate.violated_requirement, Run.name.label("run"), ItemCandidate.suspicion, ItemCandidate.reasons,
-            ItemCandidate.item_id.label("asked_by"),
+            Candidate.violated_requirement, Candidate.run_id, Run.name.label("run"),
+            ItemCandidate.suspicion, ItemCandidate.reasons, ItemCandidate.item_id.label("asked_by"),
         )
         .select_from(Candidate)
         .join(Passage, Passage.id == Candidate.passage_id)
@@ -265,17 +265,17 @@ def _axis(scores: Mapping[int, Mapping[str, float]], wanted: str | None) -> str 
 
 
 def _inverted(rows: Sequence[Any], scores: Mapping[int, Mapping[str, float]], axis: str | None) -> set[int]:
-    """Negatives that score on the wrong side of one of another grade; negatives of one grade are tied."""
+    """Negatives that score on the wrong side of one of another grade that the same run wrote."""
     placed = [
-        (row.id, _HARDNESS[row.grade], scores[row.passage_id][axis])
+        (row.id, row.run_id, _HARDNESS[row.grade], scores[row.passage_id][axis])
         for row in rows
         if axis is not None and row.grade and axis in scores.get(row.passage_id, {})
     ]
     return {
         key
-        for one, hardness, score in placed
-        for other, other_hardness, other_score in placed
-        if hardness > other_hardness and score < other_score
+        for one, run, hardness, score in placed
+        for other, other_run, other_hardness, other_score in placed
+        if run == other_run and hardness > other_hardness and score < other_score
         for key in (one, other)
     }
 

@@ -9,7 +9,7 @@ in the same transaction, and the view `current_decision_check` recomputes it fro
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, String, Text, UniqueConstraint, column, table, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.tables.base import Base, BigId, Digest, Json, UtcTime, utc_now
@@ -259,6 +259,10 @@ class CurrentDecision(Base):
     aspect: Mapped[str] = mapped_column(String(10))
 
 
+# The view in which the migration recomputes the current decisions from the events.
+CURRENT_DECISION_CHECK = table(
+    "current_decision_check", *(column(one.name, one.type) for one in CurrentDecision.__table__.columns)
+)
 FROZEN = ("rubric", "review_item", "item_candidate", "decision")
 IDENTITY = {
     "reviewer": ("name",),
