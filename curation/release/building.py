@@ -3,10 +3,9 @@
 Rows are built as columns, a page of examples at a time: a dictionary for every row would take most of the time.
 """
 
-import gc
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curation.release import page as parts
 from curation.release.files import (
     CORPUS,
     GRADED,
@@ -21,17 +21,17 @@ from curation.release.files import (
     POSITIVE,
     QRELS,
     QUERIES,
-    SCORES,
     TRIPLET,
     ReleaseWriters,
     n_tuple,
 )
 from curation.release.licences import check_licences
 from curation.release.mixing import fill_slots
-from curation.release.provenance import PROVENANCE, Found, Provenance, Sources
+from curation.release.page import Page, Places, lists, offsets, places_within, table, taken
+from curation.release.provenance import PROVENANCE, Provenance, Sources
 from curation.release.recipe import ReleaseRecipe
-from curation.release.selection import Chosen, Frozen, Negative, Scores, Selection
-from curation.release.texts import corpus_tables, query_tables
+from curation.release.selection import Frozen, Selection
+from curation.release.texts import Texts, corpus_tables, query_tables
 from db.digest import counter_uniform
 from db.store import Store
 
@@ -52,61 +52,16 @@ def schemas(slots: int) -> dict[str, pa.Schema]:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """An example as it goes in: what was chosen, its licence, and the negatives of its slots."""
+class Slots:
+    """The negatives of each example's slots: machine-written ones by rank, then the mined ones."""
 
-    chosen: Chosen
-    licence: str
-    synthetic: Sequence[Negative]
-    mined: Sequence[Negative]
-
-    @property
-    def drawn(self) -> list[Negative]:
-        """The slots in order: machine-written ones by rank, then the mined ones."""
-        return [*sorted(self.synthetic, key=lambda one: (one.rank or 99, one.digest)), *self.mined]
+    places: Places  # among the candidates of a page, example by example
+    num_synthetic: Places  # [E]
+    num_mined: Places  # [E]
 
     @property
-    def positives(self) -> list[tuple[str, str]]:
-        """(digest, text) of the positive, and of what a judge made one."""
-        texts = self.chosen.texts
-        more = [(one.digest, one.text) for one in self.chosen.more_positives]
-        return [(texts.positive_digest, texts.positive), *more]
-
-    @property
-    def candidates(self) -> list[Found]:
-        """Every candidate in its place: the positive, the negatives, and what a judge made positives."""
-        chosen = self.chosen
-        example, positive = chosen.texts.digest, chosen.positive
-        found = [
-            Found(
-                positive.candidate,
-                example,
-                chosen.texts.positive_digest,
-                "positive",
-                0,
-                positive.origin,
-                None,
-                None,
-                None,
-                positive.run,
-            )
-        ]
-        for place, one in enumerate((*chosen.negatives, *chosen.more_positives), start=1):
-            found.append(
-                Found(
-                    one.candidate,
-                    example,
-                    one.digest,
-                    "negative",
-                    place,
-                    one.origin,
-                    one.grade,
-                    one.rank,
-                    one.parent,
-                    one.run,
-                )
-            )
-        return found
+    def counts(self) -> Places:
+        return self.num_synthetic + self.num_mined
 
 
 class Builder:
@@ -119,14 +74,11 @@ class Builder:
         self.both = {"synthetic": 0, "mined": 0}  # slots of the examples that have negatives of both kinds
         self.licences: dict[tuple[str, str], int] = {}  # examples by (source, licence)
         self.sources = Sources()
-        self._passages = array("q")  # of the corpus: what nobody wrote by machine
+        self._queries = Texts()
+        self._passages = Texts()  # of the corpus: what nobody wrote by machine
 
     def write(self, progress: Progress) -> dict[str, dict[str, int]]:
         """Write every configuration; rows per configuration and split."""
-        with _without_cycle_collection():
-            return self._write(progress)
-
-    def _write(self, progress: Progress) -> dict[str, dict[str, int]]:
         of_slots = schemas(self._recipe.mix.slots)
         with self._store.read() as session, ReleaseWriters(self._folder, of_slots) as writers:
             selection = Selection(session, self._recipe, self._frozen)
@@ -136,17 +88,12 @@ class Builder:
             done = 0
             for page in selection.pages():
                 progress(done, len(selection))
-                rows = [self._row(chosen) for chosen in page]
-                for split in ("train", "dev"):
-                    of_split = [row for row in rows if row.chosen.split == split]
-                    if of_split:
-                        self._write_split(writers, split, of_split, provenance)
-                done += len(page)
+                self._write_page(writers, page, provenance)
+                done += len(page.examples)
             progress(done, len(selection))
             self.sources = provenance.sources
-            writers.write("queries", "queries", query_tables(session, selection.queries))
-            passages = np.unique(np.frombuffer(self._passages, dtype=np.int64))
-            writers.write("corpus", "corpus", corpus_tables(session, passages))
+            writers.write("queries", "queries", query_tables(session, self._queries))
+            writers.write("corpus", "corpus", corpus_tables(session, self._passages))
             return writers.close()
 
     def realised_mix(self) -> dict[str, int | float | None]:
@@ -154,139 +101,140 @@ class Builder:
         ratio = self.both["synthetic"] / self.both["mined"] if self.both["mined"] else None
         return {**self.realised, "realised_ratio": ratio}
 
-    def _row(self, chosen: Chosen) -> Row:
-        texts = chosen.texts
-        licence = texts.licence or self._recipe.licence
-        source = (texts.source or "brainstormed", licence)
-        self.licences[source] = self.licences.get(source, 0) + 1
-        written = [one for one in chosen.negatives if one.is_written]
-        others = [one for one in chosen.negatives if not one.is_written]
-        row = Row(chosen, licence, *self._slots(written, others, texts.digest))
-        self._count(row, has_both=bool(written and others))
-        self._passages.append(texts.positive_id)
-        self._passages.extend(one.passage for one in others)
-        self._passages.extend(one.passage for one in chosen.more_positives)
-        return row
+    def _write_page(self, writers: ReleaseWriters, page: Page, provenance: Provenance) -> None:
+        slots = self._slots(page)
+        licences = page.examples["licence"].fill_null(self._recipe.licence)
+        sources = page.examples["source"].fill_null("brainstormed")
+        for pair, num in Counter(zip(sources.to_pylist(), licences.to_pylist(), strict=True)).items():
+            self.licences[pair] = self.licences.get(pair, 0) + num
+        self._count(page, slots)
+        self._remember(page)
+        writers.write("graded", page.split, graded_table(page, slots, sources, licences))
+        texts = training_tables(page, slots, self._recipe.mix.slots)
+        for config, rows in texts.items():
+            writers.write(config, page.split, rows)
+        writers.write("provenance", page.split, provenance.table(page))
 
-    def _write_split(self, writers: ReleaseWriters, split: str, rows: Sequence[Row], provenance: Provenance) -> None:
-        writers.write("graded", split, graded_table(rows))
-        slots = self._recipe.mix.slots
-        pairs = [(row, row.drawn, digest, text) for row in rows for digest, text in row.positives]
-        full = [(row.chosen.texts.query, text, *_texts(drawn)) for row, drawn, _, text in pairs if len(drawn) == slots]
-        writers.write("n-tuple", split, _table(full, n_tuple(slots)))
-        triplets = [(row.chosen.texts.query, text, one.text) for row, drawn, _, text in pairs for one in drawn]
-        writers.write("triplet", split, _table(triplets, TRIPLET))
-        qrels = [(row.chosen.texts.query_digest, digest, 1) for row, _, digest, _ in pairs]
-        writers.write("qrels", split, _table(qrels, QRELS))
-        found = [one for row in rows for one in row.candidates]
-        self.items.extend([one.candidate for one in found])
-        self.positions.extend([one.position for one in found])
-        self.is_dev.extend([split == "dev"] * len(found))
-        writers.write("provenance", split, provenance.table(found))
-
-    def _slots(
-        self, written: Sequence[Negative], others: Sequence[Negative], example: str
-    ) -> tuple[list[Negative], list[Negative]]:
+    def _slots(self, page: Page) -> Slots:
         mix, seed = self._recipe.mix, self._recipe.seed
-        shuffled = sorted(written, key=lambda one: counter_uniform(seed, "slot", example, one.digest))
-        return fill_slots(
-            mix.kind,
-            shuffled,
-            others,
-            ratio=mix.ratio,
-            slots=mix.slots,
-            seed=seed,
-            example=example,
-            quotas=mix.quotas,
+        examples, digests = page.examples["digest"].to_pylist(), page.candidates["digest"].to_pylist()
+        origins, grades = page.candidates["origin"].to_pylist(), page.candidates["grade"].to_pylist()
+        borders = np.searchsorted(
+            page.example_of * len(parts.ALL) + page.part,
+            np.arange(len(examples))[:, None] * len(parts.ALL) + [parts.WRITTEN, parts.MINED, parts.MINED + 1],
         )
+        places: list[int] = []
+        num_synthetic, num_mined = [], []
+        for example, (first, middle, last) in zip(examples, borders.tolist(), strict=True):
+            draws = [(counter_uniform(seed, "slot", example, digests[at]), at) for at in range(first, middle)]
+            synthetic, mined = fill_slots(
+                mix.kind,
+                [at for _, at in sorted(draws)],
+                range(middle, last),
+                ratio=mix.ratio,
+                slots=mix.slots,
+                seed=seed,
+                example=example,
+                quotas=mix.quotas,
+                names_of=lambda at: (origins[at], grades[at]),
+            )
+            places += sorted(synthetic)
+            places += mined
+            num_synthetic.append(len(synthetic))
+            num_mined.append(len(mined))
+        return Slots(np.array(places, dtype=np.int64), np.array(num_synthetic), np.array(num_mined))
 
-    def _count(self, row: Row, *, has_both: bool) -> None:
-        synthetic, mined = len(row.synthetic), len(row.mined)
-        self.realised["synthetic_slots"] += synthetic
-        self.realised["mined_slots"] += mined
-        self.realised["short_rows"] += synthetic + mined < self._recipe.mix.slots
-        self.realised["judged_relevant"] += row.chosen.num_judged_relevant
-        if has_both:
-            self.both["synthetic"] += synthetic
-            self.both["mined"] += mined
+    def _count(self, page: Page, slots: Slots) -> None:
+        num_synthetic, num_mined = int(slots.num_synthetic.sum()), int(slots.num_mined.sum())
+        self.realised["synthetic_slots"] += num_synthetic
+        self.realised["mined_slots"] += num_mined
+        self.realised["short_rows"] += int((slots.counts < self._recipe.mix.slots).sum())
+        self.realised["judged_relevant"] += page.num_judged_relevant
+        has_both_E = page.counts(page.places(parts.WRITTEN)).astype(bool) & page.counts(
+            page.places(parts.MINED)
+        ).astype(bool)
+        self.both["synthetic"] += int(slots.num_synthetic[has_both_E].sum())
+        self.both["mined"] += int(slots.num_mined[has_both_E].sum())
+
+    def _remember(self, page: Page) -> None:
+        candidates = page.candidates
+        self.items.frombytes(candidates["id"].to_numpy().tobytes())
+        positions = places_within(np.bincount(page.example_of))
+        self.positions.frombytes(positions.astype(np.int32).tobytes())
+        self.is_dev.frombytes(np.full(len(positions), page.split == "dev", dtype=np.int8).tobytes())
+        self._queries.add(page.examples["query_id"].to_numpy(), page.examples["query_digest"].to_pylist())
+        found = page.places(parts.POSITIVE, parts.MINED, parts.MORE_POSITIVE)
+        self._passages.add(candidates["passage_id"].to_numpy()[found], taken(candidates["digest"], found).to_pylist())
 
 
-@contextmanager
-def _without_cycle_collection() -> Iterator[None]:
-    """Rows hold no cycles, and looking for some in them took a quarter of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def graded_table(rows: Sequence[Row]) -> pa.Table:
+def graded_table(page: Page, slots: Slots, sources: pa.Array, licences: pa.Array) -> pa.Table:
     """Rows of the configuration `graded`."""
-    texts = [row.chosen.texts for row in rows]
-    negatives = [row.chosen.negatives for row in rows]
-    more = [row.chosen.more_positives for row in rows]
-    flat = [one for several in negatives for one in several]
+    examples, candidates = page.examples, page.candidates
+    positives, more = page.places(parts.POSITIVE), page.places(parts.MORE_POSITIVE)
+    negatives, mined = page.places(parts.WRITTEN, parts.MINED), page.places(parts.MINED)
+    is_mined = page.part[negatives] == parts.MINED
+    mined_ranks = np.zeros(len(negatives), dtype=np.int32)
+    mined_ranks[is_mined] = places_within(page.counts(mined)) + 1
     columns: dict[str, Any] = {
-        "example_id": [text.digest for text in texts],
-        "query": [text.query for text in texts],
-        "query_id": [text.query_digest for text in texts],
-        "positive": [text.positive for text in texts],
-        "positive_id": [text.positive_digest for text in texts],
-        "positive_scores": _scores(row.chosen.positive_scores for row in rows),
-        "instruction": [text.instruction for text in texts],
-        "task_type": [text.task_type for text in texts],
-        "language": [text.language for text in texts],
-        "source": [text.source or "brainstormed" for text in texts],
-        "licence": [row.licence for row in rows],
-        "num_synthetic_slots": [len(row.synthetic) for row in rows],
-        "num_mined_slots": [len(row.mined) for row in rows],
-        "more_positives": _lists(more, POSITIVE, [[one.digest for several in more for one in several],
-                                                  [one.text for several in more for one in several]]),
-        "negatives": _lists(
-            negatives,
+        "example_id": examples["digest"],
+        "query": examples["query"],
+        "query_id": examples["query_digest"],
+        "positive": taken(candidates["text"], positives),
+        "positive_id": taken(candidates["digest"], positives),
+        "positive_scores": page.scores.take(positives).lists(),
+        "instruction": examples["instruction"],
+        "task_type": examples["task_type"],
+        "language": examples["language"],
+        "source": sources,
+        "licence": licences,
+        "num_synthetic_slots": slots.num_synthetic,
+        "num_mined_slots": slots.num_mined,
+        "more_positives": lists(
+            page.counts(more), POSITIVE, [taken(candidates[name], more) for name in ("digest", "text")]
+        ),
+        "negatives": lists(
+            page.counts(negatives),
             NEGATIVE,
             [
-                [one.digest for one in flat],
-                [one.text for one in flat],
-                [one.grade for one in flat],
-                [one.rank for one in flat],
-                [one.origin for one in flat],
-                [one.violated_requirement for one in flat],
-                [one.mined_rank for one in flat],
-                _scores(one.scores for one in flat),
+                taken(candidates["digest"], negatives),
+                taken(candidates["text"], negatives),
+                taken(candidates["grade"], negatives),
+                taken(candidates["rank"], negatives).cast(pa.int8()),
+                taken(candidates["origin"], negatives),
+                taken(candidates["violated_requirement"], negatives),
+                pa.array(mined_ranks, mask=~is_mined),
+                page.scores.take(negatives).lists(),
             ],
         ),
-    }  # fmt: skip
-    return pa.Table.from_arrays([_array(columns[kind.name], kind.type) for kind in GRADED], schema=GRADED)
+    }
+    return table([columns[kind.name] for kind in GRADED], GRADED)
 
 
-def _scores(several: Iterable[Scores]) -> pa.Array:
-    lists = list(several)
-    flat = [score for scores in lists for score in scores]
-    return _lists(lists, SCORES.value_type, [[teacher for teacher, _ in flat], [value for _, value in flat]])
+def training_tables(page: Page, slots: Slots, num_slots: int) -> dict[str, pa.Table]:
+    """Rows of the configurations that are trained on; every positive of an example gives its rows."""
+    text = page.candidates["text"]
+    positives_P = page.places(parts.POSITIVE, parts.MORE_POSITIVE)
+    example_P = page.example_of[positives_P]
+    first_E, counts_E = offsets(slots.counts)[:-1], slots.counts
+    queries_P = taken(page.examples["query"], example_P)
 
+    is_full_P = counts_E[example_P] == num_slots
+    first = first_E[example_P[is_full_P]]
+    negatives = [taken(text, slots.places[first + number]) for number in range(num_slots)]
+    whole = [taken(queries_P, np.flatnonzero(is_full_P)), taken(text, positives_P[is_full_P]), *negatives]
 
-def _lists(several: Sequence[Sequence[Any]], kind: pa.StructType, columns: Sequence[Any]) -> pa.Array:
-    """A list for each of `several`, of structs whose fields are the columns of them all."""
-    offsets = np.zeros(len(several) + 1, dtype=np.int32)
-    np.cumsum([len(one) for one in several], out=offsets[1:])
-    arrays = [_array(column, one.type) for column, one in zip(columns, kind, strict=True)]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays(arrays, fields=list(kind)))
+    counts_P = counts_E[example_P]
+    pair_T = np.repeat(np.arange(len(example_P)), counts_P)
+    negative_T = slots.places[np.repeat(first_E[example_P], counts_P) + places_within(counts_P)]
+    triplets = [taken(queries_P, pair_T), taken(text, positives_P[pair_T]), taken(text, negative_T)]
 
-
-def _array(column: Any, kind: pa.DataType) -> pa.Array:
-    return column if isinstance(column, pa.Array) else pa.array(column, kind)
-
-
-def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True) if rows else [() for _ in schema]
-    return pa.Table.from_arrays(
-        [pa.array(c, kind.type) for c, kind in zip(columns, schema, strict=True)], schema=schema
-    )
-
-
-def _texts(drawn: Sequence[Negative]) -> list[str]:
-    return [one.text for one in drawn]
+    qrels = [
+        taken(page.examples["query_digest"], example_P),
+        taken(page.candidates["digest"], positives_P),
+        np.ones(len(example_P), dtype=np.int32),
+    ]
+    return {
+        "n-tuple": table(whole, n_tuple(num_slots)),
+        "triplet": table(triplets, TRIPLET),
+        "qrels": table(qrels, QRELS),
+    }

@@ -8,8 +8,8 @@ digest alone.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 from db.digest import counter_uniform
 
@@ -17,17 +17,7 @@ MixKind = Literal["hybrid", "direct", "synthetic", "mined"]
 Quota = Literal["hard", "medium", "easy", "synthetic", "edited", "mined", "corpus"]
 
 
-class Negative(Protocol):
-    """What quotas look at."""
-
-    @property
-    def origin(self) -> str: ...
-
-    @property
-    def grade(self) -> str | None: ...
-
-
-One = TypeVar("One", bound=Negative)
+One = TypeVar("One")
 
 
 def share_of_synthetic(ratio: float) -> float:
@@ -55,15 +45,16 @@ def fill_slots(
     slots: int,
     seed: int,
     example: str,
-    quotas: Mapping[Quota, int] | None = None,
+    quotas: Mapping[Quota, int],
+    names_of: Callable[[One], Iterable[str | None]],
 ) -> tuple[list[One], list[One]]:
     """The (machine-written, mined) negatives of an example's slots, each taken from the front of its supply.
 
     The hybrid and direct mixes let one side fill in where the other is short; the pure ones stay short. A quota is
-    never exceeded, whatever stays empty for it.
+    never exceeded, whatever stays empty for it; it bounds what `names_of` a negative gives, its origin and its grade.
     """
     used: Counter[str] = Counter()
-    limits = {str(name): most for name, most in (quotas or {}).items()}
+    limits = {str(name): most for name, most in quotas.items()}
 
     def take(supply: Sequence[One], most: int) -> list[One]:
         if not limits:
@@ -72,7 +63,7 @@ def fill_slots(
         for one in supply:
             if len(taken) == most:
                 break
-            names = [name for name in (one.origin, one.grade) if name]
+            names = [name for name in names_of(one) if name]
             if all(used[name] < limits.get(name, slots) for name in names):
                 used.update(names)
                 taken.append(one)

@@ -4,16 +4,17 @@ A way is a request to a model (its digest in the ledger, the prompt pack's entry
 (rank, score, and the threshold that it stayed under), or an import, which has neither.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from curation.release.page import POSITIVE, Page, lists, places_within, table, taken
 from curation.release.reading import among, read
 from db.tables.examples import Sourcing, Teacher
 from db.tables.ledger import Request, Run, RunRequest
@@ -52,7 +53,6 @@ PROVENANCE = pa.schema(
 )
 _NUM_TEXTS = 9
 _Head = tuple[str | None, ...]  # the texts of a way
-_Way = tuple[_Head, int | None, float | None, float | None]
 
 
 @dataclass(slots=True)
@@ -64,19 +64,32 @@ class Sources:
     teachers: set[int] = field(default_factory=set)
 
 
-class Found(NamedTuple):
-    """A candidate of a release: digests of its example and passage, its place, its parent and its first run."""
+@dataclass(slots=True)
+class _Ways:
+    """Ways in which candidates were found, by columns. Heads are few: each is kept once, and taken by its place."""
 
-    candidate: int
-    example: str
-    passage: str
-    role: str
-    position: int
-    origin: str
-    grade: str | None
-    rank: int | None
-    parent: int | None
-    run: int
+    heads: dict[_Head, int] = field(default_factory=dict)
+    candidates: list[int] = field(default_factory=list)
+    of_head: list[int] = field(default_factory=list)
+    numbers: list[tuple[int | None, float | None, float | None]] = field(default_factory=list)
+
+    def place(self, head: _Head) -> int:
+        return self.heads.setdefault(head, len(self.heads))
+
+    def lists(self, keys: NDArray[np.int64]) -> pa.ListArray:
+        """The ways of each of these candidates, in an order that no store decides."""
+        place_of = {key: place for place, key in enumerate(keys.tolist())}
+        places = np.array([place_of[key] for key in self.candidates], dtype=np.int64)
+        of_way = np.array(self.of_head, dtype=np.int64)
+        names = [_order(head) for head in self.heads]
+        rank_of = {name: rank for rank, name in enumerate(sorted(set(names)))}
+        ranks = np.array([rank_of[name] for name in names], dtype=np.int64)[of_way]
+        order = np.lexsort((ranks, places))
+        texts = [pa.array([head[at] for head in self.heads], pa.string()) for at in range(_NUM_TEXTS)]
+        columns = zip(*self.numbers, strict=True) if self.numbers else ((), (), ())
+        numbers = [pa.array(one, kind.type) for one, kind in zip(columns, list(WAY)[_NUM_TEXTS:], strict=True)]
+        structs = [*(one.take(pa.array(of_way[order])) for one in texts), *(taken(one, order) for one in numbers)]
+        return lists(np.bincount(places, minlength=len(keys)), WAY, structs)
 
 
 class Provenance:
@@ -97,41 +110,40 @@ class Provenance:
             for key, name, version in session.execute(select(Teacher.id, Teacher.name, Teacher.version))
         }
 
-    def table(self, found: Sequence[Found]) -> pa.Table:
-        """Rows of these candidates, in order."""
-        keys = [one.candidate for one in found]
-        ways: dict[int, list[_Way]] = defaultdict(list)
-        self._requested(keys, ways)
-        self._retrieved(keys, ways)
-        self._imported(keys, ways)
-        self.sources.runs.update(one.run for one in found)
-        parents = self._digests({one.parent for one in found if one.parent is not None})
-        columns: list[list[Any]] = [
-            [one.example for one in found],
-            [one.passage for one in found],
-            [one.role for one in found],
-            [one.position for one in found],
-            [one.origin for one in found],
-            [one.grade for one in found],
-            [one.rank for one in found],
-            [None if one.parent is None else parents[one.parent] for one in found],
-            [self._runs[one.run][0] for one in found],
-            [self._runs[one.run][1] for one in found],
+    def table(self, page: Page) -> pa.Table:
+        """A row for each candidate of a page, in order."""
+        candidates = page.candidates
+        keys = candidates["id"].to_numpy()
+        ways = _Ways()
+        self._requested(keys.tolist(), ways)
+        self._retrieved(keys.tolist(), ways)
+        self._imported(keys.tolist(), ways)
+        is_positive = page.part == POSITIVE
+        runs, of_run = np.unique(candidates["run_id"].to_numpy(), return_inverse=True)
+        self.sources.runs.update(runs.tolist())
+        names, digests = (pa.array([self._runs[run][at] for run in runs.tolist()], pa.string()) for at in (0, 1))
+        columns = [
+            taken(page.examples["digest"], page.example_of),
+            candidates["digest"],
+            pa.array(["negative", "positive"]).take(pa.array(is_positive.astype(np.int8))),
+            places_within(np.bincount(page.example_of)),
+            candidates["origin"],
+            candidates["grade"],
+            candidates["rank"].cast(pa.int8()),
+            self._parents(candidates["parent_id"], is_positive),
+            taken(names, of_run),
+            taken(digests, of_run),
+            ways.lists(keys),
         ]
-        arrays = [pa.array(column, kind.type) for column, kind in zip(columns, list(PROVENANCE)[:-1], strict=True)]
-        lists = [ways.get(key, ()) for key in keys]
-        return pa.Table.from_arrays(
-            [*arrays, _lists([sorted(several, key=_order) if len(several) > 1 else several for several in lists])],
-            schema=PROVENANCE,
-        )
+        return table(columns, PROVENANCE)
 
-    def _digests(self, keys: set[int]) -> dict[int, str]:
-        if not keys:
-            return {}
-        rows = read(
-            self._session, select(Passage.id, Passage.digest).where(among(self._session, Passage.id)), list(keys)
-        )
-        return {key: digest for key, digest in rows}
+    def _parents(self, keys: pa.Array, is_positive: NDArray[np.bool_]) -> pa.Array:
+        """Digests of the negatives' parents."""
+        parents = [None if positive else key for key, positive in zip(keys.to_pylist(), is_positive, strict=True)]
+        asked = sorted({key for key in parents if key is not None})
+        statement = select(Passage.id, Passage.digest).where(among(self._session, Passage.id))
+        digest_of = dict(read(self._session, statement, asked)) if asked else {}
+        return pa.array([None if key is None else digest_of[key] for key in parents], pa.string())
 
     def _is_asked(self, run: int) -> bool:
         if self._names and self._runs[run][0] not in self._names:
@@ -140,7 +152,7 @@ class Provenance:
         return True
 
     # One query for each way: an index of sourcings covers one of them only.
-    def _requested(self, keys: Sequence[int], ways: dict[int, list[_Way]]) -> None:
+    def _requested(self, keys: Sequence[int], ways: _Ways) -> None:
         statement: Any = (
             select(Sourcing.candidate_id, Sourcing.run_id, Request.digest, Request.model, RunRequest.kind)
             .join(Request, Sourcing.request_id == Request.id)
@@ -153,10 +165,12 @@ class Provenance:
             if self._is_asked(run):
                 self.sources.models.add(model)
                 name, recipe, pack, pack_digest = self._runs[run]
-                head = (name, recipe, digest, model, pack, pack_digest, entry, None, None)
-                ways[candidate].append((head, None, None, None))
+                place = ways.place((name, recipe, digest, model, pack, pack_digest, entry, None, None))
+                ways.candidates.append(candidate)
+                ways.of_head.append(place)
+                ways.numbers.append((None, None, None))
 
-    def _retrieved(self, keys: Sequence[int], ways: dict[int, list[_Way]]) -> None:
+    def _retrieved(self, keys: Sequence[int], ways: _Ways) -> None:
         statement: Any = select(
             Sourcing.candidate_id,
             Sourcing.run_id,
@@ -165,42 +179,31 @@ class Provenance:
             Sourcing.score,
             Sourcing.threshold,
         ).where(among(self._session, Sourcing.candidate_id), Sourcing.teacher_id.is_not(None))
-        heads: dict[tuple[int, int], _Head | None] = {}
+        places: dict[tuple[int, int], int | None] = {}
         for candidate, run, teacher, rank, score, threshold in read(self._session, statement, keys):
             pair = (run, teacher)
-            if pair not in heads:
-                heads[pair] = self._of_teacher(run, teacher) if self._is_asked(run) else None
-            if (head := heads[pair]) is not None:
-                ways[candidate].append((head, rank, score, threshold))
+            if pair not in places:
+                places[pair] = ways.place(self._of_teacher(run, teacher)) if self._is_asked(run) else None
+            if (place := places[pair]) is not None:
+                ways.candidates.append(candidate)
+                ways.of_head.append(place)
+                ways.numbers.append((rank, score, threshold))
 
     def _of_teacher(self, run: int, teacher: int) -> _Head:
         self.sources.teachers.add(teacher)
         return (*self._runs[run][:2], *[None] * 5, *self._teachers[teacher])
 
-    def _imported(self, keys: Sequence[int], ways: dict[int, list[_Way]]) -> None:
+    def _imported(self, keys: Sequence[int], ways: _Ways) -> None:
         statement = select(Sourcing.candidate_id, Sourcing.run_id).where(
             among(self._session, Sourcing.candidate_id), Sourcing.teacher_id.is_(None), Sourcing.request_id.is_(None)
         )
         for candidate, run in read(self._session, statement, keys):
             if self._is_asked(run):
-                ways[candidate].append(((*self._runs[run][:2], *[None] * 7), None, None, None))
+                ways.candidates.append(candidate)
+                ways.of_head.append(ways.place((*self._runs[run][:2], *[None] * 7)))
+                ways.numbers.append((None, None, None))
 
 
-def _order(way: _Way) -> tuple[str, ...]:
-    run, recipe, request, *_, teacher, version = way[0]
+def _order(head: _Head) -> tuple[str, ...]:
+    run, recipe, request, *_, teacher, version = head
     return (run or "", recipe or "", request or "", teacher or "", version or "")
-
-
-def _lists(found: Sequence[Sequence[_Way]]) -> pa.ListArray:
-    """A list of ways for each candidate. Heads are few: their texts are made once and taken by index."""
-    offsets = np.zeros(len(found) + 1, dtype=np.int32)
-    np.cumsum([len(ways) for ways in found], out=offsets[1:])
-    flat = [way for ways in found for way in ways]
-    places: dict[_Head, int] = {}
-    taken = pa.array([places.setdefault(way[0], len(places)) for way in flat], pa.int32())
-    heads = [pa.array([head[at] for head in places], pa.string()).take(taken) for at in range(_NUM_TEXTS)]
-    numbers = [
-        pa.array([way[at] for way in flat], kind.type) for at, kind in enumerate(list(WAY)[_NUM_TEXTS:], start=1)
-    ]
-    structs = pa.StructArray.from_arrays([*heads, *numbers], fields=list(WAY))
-    return pa.ListArray.from_arrays(pa.array(offsets), structs)

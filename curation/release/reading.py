@@ -21,8 +21,14 @@ def among(session: Session, column: Any) -> ColumnElement[bool]:
     return within
 
 
-def read(session: Session, statement: Any, keys: Sequence[int]) -> Sequence[Any]:
-    """Rows of a statement with `among`, for these keys, in no order."""
+def read(session: Session, statement: Any, keys: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Rows of a statement with `among`, for these keys, in no order: the driver's own tuples, whose columns need to be
+    numbers, texts or NULL."""
     is_postgres = session.get_bind().dialect.name == "postgresql"
     given = list(keys) if is_postgres else orjson.dumps(list(keys)).decode()
-    return session.connection().execute(statement, {"keys": given}).all()
+    result = session.connection().execute(statement, {"keys": given})
+    try:
+        rows = list(result.cursor.fetchall())
+        return rows
+    finally:
+        result.close()

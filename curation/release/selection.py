@@ -1,24 +1,37 @@
-"""What a release selects: examples page by page, each with its positive, its negatives in order, and their scores.
+"""What a release selects: pages of examples by columns, each with its positive, its negatives in order, and scores.
 
-Rows come in the order of content digests. A judge's or a person's verdict that a negative answers its query takes it
-out here, so that nothing after this room has to ask. A frozen selection gives what went into a release once, whatever
-the store has learned since.
+Examples come in the order of content digests. A judge's or a person's verdict that a negative answers its query takes
+it out here, so that nothing after this room has to ask. A frozen selection gives what went into a release once,
+whatever the store has learned since. Columns, because an object for every candidate took longer than the database.
+
+Shapes: E examples of a page, C their candidates.
 """
 
 from array import array
-from collections import defaultdict
-from collections.abc import Collection as Several
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
 from curation.judging.verdicts import Policy, false_negatives
+from curation.release.page import (
+    CANDIDATES,
+    EXAMPLES,
+    MINED,
+    MORE_POSITIVE,
+    POSITIVE,
+    WRITTEN,
+    Page,
+    Places,
+    ScoreColumns,
+    taken_rows,
+)
 from curation.release.reading import among, read
 from curation.release.recipe import ReleaseRecipe
 from curation.release.splits import assign_splits
@@ -29,55 +42,7 @@ from db.tables.texts import Collection, Passage, Query
 
 _PAGE = 1_000
 _WRITTEN = ("synthetic", "edited")
-Scores = Sequence[tuple[str, float]]  # (teacher, similarity), by teacher
-
-
-@dataclass(slots=True)
-class Negative:
-    """A negative as it is published. `mined_rank` counts those that nobody wrote, the most similar first."""
-
-    candidate: int
-    passage: int
-    digest: str
-    text: str
-    grade: str | None
-    rank: int | None
-    origin: str
-    violated_requirement: str | None
-    parent: int | None
-    run: int
-    scores: Scores
-    mined_rank: int | None = None
-
-    @property
-    def is_written(self) -> bool:
-        return self.origin in _WRITTEN
-
-
-@dataclass(frozen=True, slots=True)
-class Positive:
-    """An example's positive as a candidate."""
-
-    candidate: int
-    origin: str
-    run: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """An example of the release: its texts, where it stands, and its negatives, the machine-written ones first.
-
-    `num_judged_relevant` of the negatives that were selected are relevant, a judge says; under the policy `relabel`
-    they are `more_positives`.
-    """
-
-    texts: Row[Any]
-    split: str
-    positive: Positive
-    positive_scores: Scores
-    negatives: Sequence[Negative]
-    num_judged_relevant: int
-    more_positives: Sequence[Negative]
+_LAST = 99  # where a machine-written negative without a rank stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +84,6 @@ class Selection:
         if not len(self.keys):
             runs = f" of runs {', '.join(recipe.runs)}" if recipe.runs else ""
             raise CurationError(f"no negatives{runs} to release: generate, mine or import some first")
-        self.queries: NDArray[np.int64] = np.unique(queries)
         self._false = self._judged_relevant(self.keys.tolist())
         more = np.array(sorted(self._false) if self._policy == "relabel" else [], dtype=np.int64).reshape(-1, 2)
         # A passage that is relabelled links its query to every example of which it is the positive.
@@ -138,13 +102,12 @@ class Selection:
         asked = select(Example.id, Example.query_id, Example.positive_id, Example.digest).order_by(Example.digest)
         keys, queries, positives, digests = array("q"), array("q"), array("q"), bytearray()
         rows = asked.where(Example.id.in_(self._examples()))
-        for key, query, positive, digest in self._session.execute(rows, execution_options={"yield_per": 5_000}):
-            keys.append(key)
-            queries.append(query)
-            positives.append(positive)
-            digests += digest.encode()
-        numbers = [np.array(one, dtype=np.int64) for one in (keys, queries, positives)]
-        return numbers[0], numbers[1], numbers[2], np.frombuffer(bytes(digests), dtype="S64")
+        for several in self._session.execute(rows, execution_options={"yield_per": 5_000}).partitions():
+            for numbers, column in zip((keys, queries, positives), zip(*several, strict=True), strict=False):
+                numbers.extend(column)
+            digests += "".join(digest for *_, digest in several).encode()
+        ids = [np.frombuffer(one, dtype=np.int64) for one in (keys, queries, positives)]
+        return ids[0], ids[1], ids[2], np.frombuffer(digests, dtype="S64")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -160,11 +123,11 @@ class Selection:
         )
         return [(name, licence or self._recipe.licence) for name, licence in self._session.execute(sources)]
 
-    def pages(self) -> Iterator[list[Chosen]]:
-        """Every example, in the order of digests."""
+    def pages(self) -> Iterator[Page]:
+        """Every example, in the order of digests within its split."""
         for start in range(0, len(self.keys), _PAGE):
             part = slice(start, start + _PAGE)
-            yield self._page(self.keys[part].tolist(), self._is_dev[part].tolist())
+            yield from self._page(self.keys[part], self._is_dev[part])
 
     def _examples(self) -> Select[int]:
         """Ids of the examples: those with a negative that the recipe selects, or those of the release."""
@@ -199,102 +162,103 @@ class Selection:
             found |= false_negatives(self._session, page, judge=asked.judge, threshold=asked.threshold)
         return found
 
-    def _page(self, keys: Sequence[int], is_dev: Sequence[bool]) -> list[Chosen]:
-        texts = {row.id: row for row in read(self._session, self._reads.texts, keys)}
-        scores = self._scores(sorted({row.query_id for row in texts.values()}))
-        positives, negatives = self._candidates(keys, {key: row.query_id for key, row in texts.items()}, scores)
-        chosen = []
-        for key, dev in zip(keys, is_dev, strict=True):
-            row, selected = texts[key], negatives.get(key, [])
-            relevant = [one for one in selected if (row.query_id, one.passage) in self._false] if self._false else []
-            if relevant and self._policy != "keep":
-                selected = [one for one in selected if (row.query_id, one.passage) not in self._false]
-            more = sorted(relevant, key=lambda one: one.digest) if self._policy == "relabel" else []
-            chosen.append(
-                Chosen(
-                    texts=row,
-                    split="dev" if dev else "train",
-                    positive=positives[key],
-                    positive_scores=scores.of(row.query_id, row.positive_id),
-                    negatives=self._ordered(selected),
-                    num_judged_relevant=len(relevant),
-                    more_positives=more,
-                )
+    def _page(self, keys: NDArray[np.int64], is_dev_E: NDArray[np.bool_]) -> Iterator[Page]:
+        """The page of each split."""
+        texts = {row[0]: row for row in read(self._session, self._reads.texts, keys.tolist())}
+        examples = _batch(zip(*(texts[key] for key in keys.tolist()), strict=True), EXAMPLES)
+        found = _Found(*zip(*read(self._session, self._reads.candidates, keys.tolist()), strict=True))
+        place_of = {key: place for place, key in enumerate(keys.tolist())}
+        example_C = np.array([place_of[key] for key in found.example], dtype=np.int64)
+        query_E = examples["query_id"].to_numpy()
+        pairs = list(zip(query_E[example_C].tolist(), found.passage, strict=True))
+        scores = self._scores(np.unique(query_E).tolist(), pairs)
+        part_C, is_relevant_C = self._parts(found, pairs)
+        order = self._order(found, example_C, part_C, scores)
+        candidates = _batch(found[2:], CANDIDATES)
+        for split, is_chosen_E in (("train", ~is_dev_E), ("dev", is_dev_E)):
+            if not is_chosen_E.any():
+                continue
+            of_split = order[is_chosen_E[example_C[order]]]
+            yield Page(
+                split=split,
+                examples=taken_rows(examples, np.flatnonzero(is_chosen_E)),
+                candidates=taken_rows(candidates, of_split),
+                example_of=(np.cumsum(is_chosen_E) - 1)[example_C[of_split]],
+                part=part_C[of_split],
+                scores=scores.take(of_split),
+                num_judged_relevant=int(is_relevant_C[is_chosen_E[example_C]].sum()),
             )
-        return chosen
 
-    def _candidates(
-        self, keys: Sequence[int], query_of: dict[int, int], scores: "_PageScores"
-    ) -> tuple[dict[int, Positive], dict[int, list[Negative]]]:
-        """The positive and the selected negatives of each example."""
-        # Runs are sorted out here: a database would walk the index of runs, which knows nothing of the page.
-        runs: Several[int] = self._runs if self._recipe.runs and self._frozen is None else ()
-        positives: dict[int, Positive] = {}
-        found: dict[int, list[Negative]] = defaultdict(list)
-        for example, role, candidate, passage, digest, text, grade, rank, origin, violated, parent, run in read(
-            self._session, self._reads.candidates, keys
-        ):
-            if role == "positive":
-                positives[example] = Positive(candidate, origin, run)
-            elif not runs or run in runs:
-                of_pair = scores.of(query_of[example], passage)
-                found[example].append(
-                    Negative(candidate, passage, digest, text, grade, rank, origin, violated, parent, run, of_pair)
-                )
-        return positives, found
+    def _parts(self, found: "_Found", pairs: Sequence[tuple[int, int]]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        """The part that each candidate plays, [C], -1 for none; and which negatives a judge says are relevant, [C]."""
+        is_positive_C = np.array([role == "positive" for role in found.role])
+        is_written_C = np.array([origin in _WRITTEN for origin in found.origin])
+        part_C = np.where(is_positive_C, POSITIVE, np.where(is_written_C, WRITTEN, MINED)).astype(np.int8)
+        if self._recipe.runs and self._frozen is None:
+            # Runs are sorted out here: a database would walk the index of runs, which knows nothing of the page.
+            part_C[~is_positive_C & ~np.isin(found.run, list(self._runs))] = -1
+        is_relevant_C = np.zeros(len(part_C), dtype=bool)
+        if self._false:
+            is_relevant_C = np.array([pair in self._false for pair in pairs]) & (part_C > POSITIVE)
+        if self._policy != "keep":
+            part_C[is_relevant_C] = MORE_POSITIVE if self._policy == "relabel" else -1
+        return part_C, is_relevant_C
 
-    def _ordered(self, negatives: list[Negative]) -> list[Negative]:
-        """Machine-written ones by rank, then the others from the most similar down, which is their mined rank."""
-        written = [one for one in negatives if one.is_written]
-        others = [one for one in negatives if not one.is_written]
-        written.sort(key=lambda one: (one.rank or 99, one.digest))
-        if others:
-            others.sort(key=lambda one: (-self._similarity(one), one.digest))
-            for place, negative in enumerate(others, start=1):
-                negative.mined_rank = place
-        return [*written, *others]
+    def _order(self, found: "_Found", example_C: Places, part_C: NDArray[np.int8], scores: ScoreColumns) -> Places:
+        """Places of those that play a part: machine-written negatives by rank, mined ones the most similar first."""
+        ranks_C = np.array([rank or _LAST for rank in found.rank], dtype=np.float64)
+        similarity_C = scores.of(self._recipe.teacher)
+        by_C = np.where(part_C == WRITTEN, ranks_C, np.where(part_C == MINED, -similarity_C, 0.0))
+        order = np.lexsort((np.array(found.digest, dtype="S64"), by_C, part_C, example_C))
+        return order[part_C[order] >= 0]
 
-    def _similarity(self, negative: Negative) -> float:
-        return next((value for teacher, value in negative.scores if teacher == self._recipe.teacher), -1.0)
-
-    def _scores(self, queries: Sequence[int]) -> "_PageScores":
+    def _scores(self, queries: Sequence[int], pairs: Sequence[tuple[int, int]]) -> ScoreColumns:
+        """Similarity of each (query, passage) by teacher."""
         by_name: dict[str, dict[tuple[int, int], float]] = {}
         for teacher, name in self._teachers.items():
             rows = read(self._session, self._reads.scores[teacher], queries)
             by_name.setdefault(name, {}).update({(query, passage): value for query, passage, value in rows})
-        return _PageScores(sorted(by_name.items()))
+        return ScoreColumns.of_pairs(pairs, by_name)
 
 
-@dataclass(frozen=True, slots=True)
-class _PageScores:
-    """Scores of a page's queries: (query id, passage id) to similarity, by teacher; its newest version."""
+class _Found(NamedTuple):
+    """Candidates of a page by columns, as they are read: two that are used here, then those of `CANDIDATES`."""
 
-    by_teacher: list[tuple[str, dict[tuple[int, int], float]]]
+    example: Sequence[int]
+    role: Sequence[str]
+    candidate: Sequence[int]
+    passage: Sequence[int]
+    digest: Sequence[str]
+    text: Sequence[str]
+    grade: Sequence[str | None]
+    rank: Sequence[int | None]
+    origin: Sequence[str]
+    violated_requirement: Sequence[str | None]
+    parent: Sequence[int | None]
+    run: Sequence[int]
 
-    def of(self, query: int, passage: int) -> Scores:
-        pair = (query, passage)
-        return [(name, values[pair]) for name, values in self.by_teacher if pair in values]
+
+def _batch(columns: Iterable[Any], schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _texts(session: Session) -> Select[Any]:
+    """The columns of `EXAMPLES`. The positive's text comes with its candidate."""
     statement: Any = (
         select(
             Example.id,
-            Example.digest,
             Example.query_id,
-            Example.positive_id,
+            Example.digest,
+            Query.text,
+            Query.digest,
             Example.language,
-            Query.text.label("query"),
-            Query.digest.label("query_digest"),
-            Passage.text.label("positive"),
-            Passage.digest.label("positive_digest"),
             Task.instruction,
             Task.task_type,
-            Collection.name.label("source"),
+            Collection.name,
             Collection.licence,
         )
         .join(Query, Example.query_id == Query.id)
-        .join(Passage, Example.positive_id == Passage.id)
         .outerjoin(Task, Example.task_id == Task.id)
         .outerjoin(Collection, Example.collection_id == Collection.id)
         .where(among(session, Example.id))
@@ -303,6 +267,7 @@ def _texts(session: Session) -> Select[Any]:
 
 
 def _candidates(session: Session) -> Select[Any]:
+    """The columns of `_Found`."""
     statement: Any = (
         select(
             Candidate.example_id,

@@ -26,8 +26,13 @@ def supply(kind: str, num: int) -> list[One]:
     return [One(ORIGINS[kind][n % 2], (None, "hard", "medium", "easy")[n % 4], n) for n in range(num)]
 
 
+def names_of(one: One) -> tuple[str, str | None]:
+    return one.origin, one.grade
+
+
 def filled(kind: str, written: int, mined: int, **given: Any) -> tuple[int, int]:
-    got = fill_slots(kind, supply("written", written), supply("mined", mined), seed=given.pop("seed", 0), **given)  # type: ignore[arg-type]
+    stocks = supply("written", written), supply("mined", mined)
+    got = fill_slots(kind, *stocks, seed=given.pop("seed", 0), quotas={}, names_of=names_of, **given)  # type: ignore[arg-type]
     return len(got[0]), len(got[1])
 
 
@@ -56,7 +61,7 @@ def test_quotas_hold_and_leave_no_slot_empty_that_something_fits(
     kind: str, slots: int, written: int, mined: int, quotas: dict[str, int]
 ) -> None:
     stocks = supply("written", written), supply("mined", mined)
-    got = fill_slots(kind, *stocks, ratio=0.7, slots=slots, seed=0, example="e", quotas=quotas)  # type: ignore[arg-type]
+    got = fill_slots(kind, *stocks, ratio=0.7, slots=slots, seed=0, example="e", quotas=quotas, names_of=names_of)  # type: ignore[arg-type]
     drawn = [*got[0], *got[1]]
     assert len(drawn) == len(set(map(id, drawn))) <= slots
     used = Counter(name for one in drawn for name in (one.origin, one.grade))
