@@ -1,29 +1,271 @@
-"""Models to train: pooling put on, and saved so that plain sentence-transformers loads them."""
+"""Models to train: loaded whole or with LoRA, decoders made bidirectional, pooling put on, and saved so that plain
+sentence-transformers loads them.
 
+What cannot work is refused here, before the first step: a length that the model does not take, an attention that the
+pooling does not know, an adapter without a target, a model that does not fit.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import orjson
+import torch
 from sentence_transformers import SentenceTransformer
 
-from trainer.modeling_ata import ATAPooling
+from trainer.errors import TrainerError
+from trainer.modeling_ata import MODES, ATAPooling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Learned positions that a family keeps for itself: RoBERTa's start behind the padding's index.
+_RESERVED_POSITIONS = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet"}
+CODE = Path(__file__).with_name("modeling_ata.py")
 
 
-def with_pooling(model: SentenceTransformer, mode: str = "log1p", detach: bool = False) -> SentenceTransformer:
-    """The model with ATA pooling of this mode in place of its own; `detach` stops gradients at the weights."""
-    backbone: Any = model[0]
-    dimension = backbone.get_embedding_dimension()
-    pooled = SentenceTransformer(modules=[backbone, ATAPooling(dimension, mode, detach), *list(model)[2:]])
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Adapters instead of whole weights; the defaults are MGH's.
+
+    Source: LoRA, arXiv 2106.09685; Negative Matters, ACL 2025 long.1501 (on LLM2Vec's recipe).
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+def load_model(
+    folder: Path,
+    *,
+    pooling: str = "log1p",
+    detach_weights: bool = False,
+    include_prompt: bool = True,
+    bidirectional: bool = False,
+    max_length: int | None = None,
+    padding_side: Literal["left", "right"] | None = None,
+    prompts: Mapping[str, str] | None = None,
+    lora: Lora | None = None,
+    attention: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    gradient_checkpointing: bool = False,
+    device: str | None = None,
+) -> SentenceTransformer:
+    """A model ready for training or for a look at its anchors.
+
+    Args:
+        folder: A sentence-transformers model, or a plain transformers encoder or decoder.
+        pooling: `log1p`, `sum`, `mean`, `last`, or `own` for the pooling that the model has.
+        detach_weights: Whether gradients stop at the weights of the pooling.
+        include_prompt: Whether the tokens of a prompt are pooled; they are attended to either way.
+        bidirectional: Whether a decoder's tokens see what stands after them. Kept by the saved model.
+        max_length: Tokens per text; longer texts are cut. None leaves the model's own limit.
+        padding_side: None leaves the tokenizer's.
+        prompts: Instructions by name, put before a text with `encode(..., prompt_name=...)`.
+        lora: Train adapters of this shape and freeze everything else.
+        attention: `sdpa`, `eager`, `flash_attention_2` or another that transformers knows; None leaves it the choice.
+        dtype: Of the weights; adapters are float32 always.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        device: None takes a GPU where there is one.
+
+    Raises:
+        TrainerError: No model there, or one of the arguments does not fit it.
+    """
+    if pooling != "own" and pooling not in MODES:
+        raise TrainerError(f"pooling = {pooling!r}: choose own, {', '.join(MODES)}")
+    model = _load(folder, attention, dtype, device, dict(prompts or {}))
+    tokenizer: Any = model.tokenizer
+    if tokenizer.pad_token is None:  # decoders often have none; what stands there is masked everywhere
+        tokenizer.pad_token = tokenizer.eos_token
+    if padding_side is not None:
+        tokenizer.padding_side = padding_side
+    if max_length is not None:
+        _require_length(model, max_length)
+        model.max_seq_length = max_length
+    if bidirectional:
+        _make_bidirectional(model)
+    if lora is not None:
+        _add_adapters(model, lora)
+    if gradient_checkpointing:
+        _transformer(model).gradient_checkpointing_enable({"use_reentrant": False})
+        _transformer(model).enable_input_require_grads()  # frozen embeddings would end the graph before the adapters
+    if pooling == "own":
+        return model
+    return with_pooling(model, pooling, detach_weights, include_prompt=include_prompt)
+
+
+def _load(
+    folder: Path, attention: str | None, dtype: str, device: str | None, prompts: dict[str, str]
+) -> SentenceTransformer:
+    if not any((folder / name).is_file() for name in ("modules.json", "config.json", "adapter_config.json")):
+        raise TrainerError(f"model = {str(folder)!r}: no model's folder (modules.json or config.json) there")
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)} if dtype != "float32" else {}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    try:
+        return SentenceTransformer(
+            str(folder),
+            device=device,
+            prompts=prompts or None,
+            model_kwargs=options,
+            trust_remote_code=(folder / CODE.name).is_file() and is_our_pooling(folder),
+        )
+    except torch.OutOfMemoryError as error:
+        raise TrainerError(
+            f"model = {str(folder)!r} does not fit into the memory of {device or 'the GPU'}: use dtype = 'bfloat16', "
+            "LoRA, or a smaller model"
+        ) from error
+    except (ValueError, ImportError, OSError) as error:
+        raise TrainerError(f"model = {str(folder)!r} cannot be loaded: {error}") from error
+
+
+def is_our_pooling(folder: Path) -> bool:
+    """Code in a model's folder runs only when it is, byte for byte, the file that Gradus saves."""
+    return (folder / CODE.name).read_bytes() == CODE.read_bytes()
+
+
+def _transformer(model: SentenceTransformer) -> "PreTrainedModel":
+    first: Any = model[0]
+    inner: PreTrainedModel | None = getattr(first, "model", None)
+    if inner is None:
+        raise TrainerError(
+            f"the model starts with {type(first).__name__}, not with a transformer: it cannot be trained"
+        )
+    return inner
+
+
+def longest_text(model: SentenceTransformer) -> int | None:
+    """Tokens that the model has positions for; None where nothing limits them."""
+    config: Any = _transformer(model).config
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    if longest is not None and config.model_type in _RESERVED_POSITIONS:
+        longest -= (config.pad_token_id or 0) + 1
+    return longest
+
+
+def _require_length(model: SentenceTransformer, max_length: int) -> None:
+    longest = longest_text(model)
+    if longest is not None and max_length > longest:
+        name = _transformer(model).config.model_type
+        raise TrainerError(f"max_length = {max_length}: this {name} model takes at most {longest} tokens")
+
+
+def _make_bidirectional(model: SentenceTransformer) -> None:
+    """Let every token see every other one.
+
+    Source: LLM2Vec, arXiv 2404.05961. transformers hands `is_causal` of the configuration on to masks and kernels.
+    """
+    transformer = _transformer(model)
+    layers = [layer for layer in transformer.modules() if getattr(layer, "is_causal", None) is True]
+    if not layers:
+        raise TrainerError(
+            f"bidirectional = true: {type(transformer).__name__} is no decoder, its tokens see each other already"
+        )
+    transformer.config.is_causal = False
+
+
+def _add_adapters(model: SentenceTransformer, lora: Lora) -> None:
+    from peft import LoraConfig
+
+    targets = lora.target_modules
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="FEATURE_EXTRACTION",
+    )
+    try:
+        model.add_adapter(config)
+    except ValueError as error:
+        raise TrainerError(f"lora.target_modules = {targets!r}: {error}") from error
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()  # an optimiser's small steps are lost in half precision
+
+
+def with_pooling(
+    model: SentenceTransformer, mode: str = "log1p", detach: bool = False, *, include_prompt: bool = True
+) -> SentenceTransformer:
+    """The model with ATA pooling of this mode in place of its own; `detach` stops gradients at the weights.
+
+    The two share the backbone, whose attention the new one watches from now on.
+    """
+    modules: list[Any] = list(model)
+    # By name: the class of a pooling that was loaded with its model's own code is not the one imported here.
+    places = [place for place, module in enumerate(modules) if type(module).__name__ in ("Pooling", "ATAPooling")]
+    if len(places) != 1:
+        names = ", ".join(type(module).__name__ for module in modules)
+        raise TrainerError(f"the model has {len(places)} poolings instead of one ({names}): its pooling stays as it is")
+    backbone, config = modules[0], _transformer(model).config
+    is_causal = False if getattr(config, "is_causal", None) is False else None
+    modules[places[0]] = ATAPooling(backbone.get_embedding_dimension(), mode, detach, include_prompt, is_causal)
+    try:
+        pooled = SentenceTransformer(
+            modules=modules,
+            device=str(model.device),
+            prompts={name: prompt for name, prompt in model.prompts.items() if prompt is not None},
+            default_prompt_name=model.default_prompt_name,
+            similarity_fn_name=model.similarity_fn_name,
+        )
+    except ValueError as error:
+        raise TrainerError(f"pooling = {mode!r}: {error}") from error
     pooled.max_seq_length = model.max_seq_length
     return pooled
 
 
-def save_model(model: SentenceTransformer, folder: Path) -> None:
-    """Save so that plain sentence-transformers loads it: the pooling's class is named by the file beside it."""
-    model.save(str(folder), create_model_card=False)
+def save_model(model: SentenceTransformer, folder: Path, *, merge: bool = True) -> None:
+    """Save so that plain sentence-transformers loads it: the pooling's class is named by the file beside it.
+
+    Args:
+        merge: Whether adapters are added to the weights that are written; the model itself keeps them apart. Without,
+            only the adapters are written, and loading looks for the base model where it was loaded from.
+    """
+    if merge:
+        with _merged(_transformer(model)):
+            model.save(str(folder), create_model_card=False)
+    else:
+        model.save(str(folder), create_model_card=False)
     path = folder / "modules.json"
-    modules = orjson.loads(path.read_bytes())
+    modules = json.loads(path.read_text(encoding="utf-8"))
     for module in modules:
         if module["type"].endswith(".ATAPooling"):
             module["type"] = "modeling_ata.ATAPooling"
-    path.write_bytes(orjson.dumps(modules, option=orjson.OPT_INDENT_2))
+    path.write_text(json.dumps(modules, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def _merged(transformer: Any) -> Iterator[None]:
+    """The transformer with its adapters added to copies of the weights; untouched afterwards, to the bit."""
+    if not getattr(transformer, "_hf_peft_config_loaded", False):
+        yield
+        return
+    from peft.tuners.lora import LoraLayer
+
+    adapted = [(name, module) for name, module in transformer.named_modules() if isinstance(module, LoraLayer)]
+    try:
+        for name, module in adapted:
+            transformer.set_submodule(name, _merged_layer(module))
+        transformer._hf_peft_config_loaded = False
+        yield
+    finally:
+        transformer._hf_peft_config_loaded = True
+        for name, module in adapted:
+            transformer.set_submodule(name, module)
+
+
+def _merged_layer(module: Any) -> torch.nn.Module:
+    base: torch.nn.Module = module.get_base_layer()
+    if type(base) is not torch.nn.Linear:
+        raise TrainerError(f"adapters on {type(base).__name__} cannot be merged: save with merge = false")
+    merged = torch.nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
+    with torch.no_grad():
+        delta = sum(module.get_delta_weight(name) for name in module.active_adapters)
+        merged.weight = torch.nn.Parameter((base.weight + delta).to(base.weight.dtype), requires_grad=False)
+    if base.bias is not None:
+        merged.bias = base.bias
+    return merged
