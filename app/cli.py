@@ -9,6 +9,7 @@ from importlib import import_module
 import typer
 
 from app.commands import (
+    anchors,
     app_server,
     audit,
     demo,
@@ -48,6 +49,7 @@ cli.add_typer(release.commands, name="release")
 cli.command()(publish.publish)
 cli.command()(train.train)
 cli.command()(evaluate.evaluate)
+cli.command()(anchors.anchors)
 cli.command()(status.status)
 cli.command()(app_server.app)
 cli.add_typer(store.commands, name="store")
