@@ -70,6 +70,7 @@ def test_every_command_has_help_that_says_something() -> None:
         "release",
         "train",
         "evaluate",
+        "anchors",
         "status",
         "app",
     ):
