@@ -1,27 +1,155 @@
 """What a training run is: from which release, which model, in which order, with which loss."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Pooling = Literal["log1p", "sum", "mean", "last"]
+Group = Literal["hard", "medium", "easy", "mined", "in_batch"]
+Positive = Annotated[float, Field(gt=0)]
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class GroupTerms(BaseModel):
+    """How negatives of one grade count in the contrastive loss; `trainer.loss` has the formula."""
+
+    model_config = _FROZEN
+
+    weight: float = Field(default=1.0, ge=0, description="Factor of a negative's term; 0 leaves it out.")
+    margin: float = Field(default=0.0, ge=0, description="Added to a negative's cosine: the positive must win by it.")
+    temperature: float | None = Field(default=None, gt=0, description="In place of the recipe's.")
+
+
+class Slots(BaseModel):
+    """Negatives of a row, in place of the release's own mix: both counts, or `total` and `ratio`."""
+
+    model_config = _FROZEN
+
+    written: int | None = Field(default=None, ge=0)
+    mined: int | None = Field(default=None, ge=0)
+    total: int | None = Field(default=None, ge=1)
+    ratio: float | None = Field(
+        default=None, ge=0, description="Written to mined negatives, met on average (SyNeg's R)."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> Self:
+        counts, mix = (self.written, self.mined), (self.total, self.ratio)
+        if not (None not in counts and mix == (None, None)) and not (None not in mix and counts == (None, None)):
+            raise ValueError("give either 'written' and 'mined', or 'total' and 'ratio'")
+        return self
+
+
+class Ordering(BaseModel):
+    """RankNet over the known order: positive, hard, medium (N2 and N3 tied), easy."""
+
+    model_config = _FROZEN
+
+    weight: float = Field(default=2.0, gt=0)
+    temperature: float = Field(default=0.1, gt=0)
+
+
+class Distillation(BaseModel):
+    """Learning a teacher's scores, which the release stores, over a row's positive and own negatives."""
+
+    model_config = _FROZEN
+
+    teacher: str = Field(min_length=1, description="A teacher's name as the release's scores have it.")
+    kind: Literal["kl", "margin_mse"] = "kl"
+    weight: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, description="Divides the model's cosines.")
+    teacher_temperature: float = Field(default=1.0, gt=0, description="Divides the teacher's scores.")
+
+
+class Matryoshka(BaseModel):
+    """The loss at several lengths of the embedding, each its first numbers, renormalised."""
+
+    model_config = _FROZEN
+
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    weights: tuple[Positive, ...] | None = None
+
+    @model_validator(mode="after")
+    def _has_a_weight_each(self) -> Self:
+        if len(set(self.dimensions)) != len(self.dimensions):
+            raise ValueError("dimensions has one twice")
+        if self.weights is not None and len(self.weights) != len(self.dimensions):
+            raise ValueError("weights needs one number for each of dimensions")
+        return self
+
+
+class LoRA(BaseModel):
+    """Low-rank adapters in place of full fine-tuning."""
+
+    model_config = _FROZEN
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
 
 
 class TrainRecipe(BaseModel):
-    """A training recipe. `schedule` is `easy_to_hard`, `reverse`, `random`, `mixture` or `fixed:K` with a rank K."""
+    """A training recipe; sizes are of the whole run, however many processes share it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _FROZEN
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     release: str = Field(min_length=1, description="A release's name in the data folder, or a folder.")
+    split: str = Field(default="train", pattern=r"^[A-Za-z0-9_]+$")
+
     model: str = "minilm"
     pooling: Pooling = "log1p"
-    schedule: str = Field(default="easy_to_hard", pattern=r"^(easy_to_hard|reverse|random|mixture|fixed:[1-9])$")
-    learning_rate: float = Field(default=2e-5, gt=0)
+    detach_weights: bool = Field(default=False, description="Whether gradients stop at ATA's weights.")
+    bidirectional: bool = Field(default=False, description="Let every token of a decoder see every other.")
+    lora: LoRA | None = None
+    gradient_checkpointing: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Of the model; adapters have their own.")
+    query_prompt: str = Field(default="", description="Put before each query; {instruction} stands for the example's.")
+    passage_prompt: str = ""
+    max_length: int = Field(default=128, ge=8, description="Tokens.")
+    max_query_length: int | None = Field(default=None, ge=8, description="Tokens; the same as passages if left out.")
+
+    schedule: str = Field(
+        default="easy_to_hard",
+        pattern=r"^(easy_to_hard|reverse|random|mixture|fixed:[1-4])$",
+        description="easy_to_hard, reverse, random, mixture, or fixed:K with a rank K.",
+    )
+    passes: int = Field(default=1, ge=1, description="Passes over the examples in each of the four blocks.")
+    max_steps: int | None = Field(default=None, ge=1, description="In place of passes; shared out by `shares`.")
+    shares: tuple[Positive, Positive, Positive, Positive] = (0.25, 0.25, 0.25, 0.25)
+    batch_size: int = Field(default=16, ge=2, description="Rows whose passages count against each other.")
+    accumulate: int = Field(default=1, ge=1, description="Batches of a step.")
+    one_source: bool = Field(default=False, description="Rows of a batch come from one source of the release.")
+    negatives: Slots | None = None
+
     temperature: float = Field(default=0.05, gt=0)
-    batch_size: int = Field(default=16, ge=2)
-    max_length: int = Field(default=128, ge=8)
+    grades: dict[Group, GroupTerms] = Field(default_factory=dict)
+    mask_margin: float | None = Field(
+        default=None,
+        description="Leave out a negative above the positive's cosine plus this, unless it was written for the query.",
+    )
+    ordering: Ordering | None = None
+    distillation: Distillation | None = None
+    matryoshka: Matryoshka | None = None
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps.")
-    seed: int = 0
+    clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    seed: int = Field(default=0, ge=0)
+
     bf16: Literal["auto", "on", "off"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+    chunk_tokens: int = Field(default=4_096, ge=1, description="Tokens, with padding, that one forward pass takes.")
+    kept_tokens: int = Field(default=65_536, ge=0, description="Tokens whose graphs a process keeps; others run twice.")
     checkpoint_every: int = Field(default=10, ge=1, description="Steps.")
+
+    @model_validator(mode="after")
+    def _shares_need_steps(self) -> Self:
+        if abs(sum(self.shares) - 1) > 1e-6:
+            raise ValueError(f"shares = {list(self.shares)}: they must add up to 1")
+        if len(set(self.shares)) > 1 and self.max_steps is None:
+            raise ValueError("shares divide max_steps, which is missing")
+        if self.max_steps is not None and self.passes > 1:
+            raise ValueError("give max_steps or passes, not both")
+        return self

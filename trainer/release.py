@@ -1,8 +1,8 @@
 """Reading a release's `graded` configuration: nothing else of the platform is known here but its columns."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ _WRITTEN = ("synthetic", "edited")
 
 @dataclass(frozen=True, slots=True)
 class Negative:
-    """A negative of an example; `rank` is None for mined ones."""
+    """A negative of an example; mined ones have no rank and often no grade. Scores are by teacher."""
 
     id: str
     text: str
     rank: int | None
+    grade: str | None = None
+    is_written: bool = True
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class GradedExample:
     mined: tuple[Negative, ...]
     num_written_slots: int
     num_mined_slots: int
+    more_positives: tuple[str, ...] = ()
+    instruction: str = ""
+    source: str = ""
+    positive_scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +102,41 @@ def _examples(path: Path) -> Iterator[GradedExample]:
         raise TrainerError(f"release file {path} lacks the column {missing[0]!r} of the 'graded' configuration")
     for batch in file.iter_batches(batch_size=1_000):
         for row in batch.to_pylist():
-            negatives = [(n["origin"], Negative(n["id"], n["text"], n["rank"])) for n in row["negatives"]]
-            yield GradedExample(
-                id=row["example_id"],
-                query=row["query"],
-                query_id=row["query_id"],
-                positive=row["positive"],
-                positive_id=row["positive_id"],
-                written=tuple(negative for origin, negative in negatives if origin in _WRITTEN),
-                mined=tuple(negative for origin, negative in negatives if origin not in _WRITTEN),
-                num_written_slots=row["num_synthetic_slots"],
-                num_mined_slots=row["num_mined_slots"],
-            )
+            yield _example(row, path)
+
+
+def _example(row: Mapping[str, Any], path: Path) -> GradedExample:
+    for name in ("query", "positive"):
+        if not (row[name] or "").strip():
+            raise TrainerError(f"release file {path}: example {row['example_id']!r} has an empty {name}")
+    negatives = [_negative(negative) for negative in row["negatives"] or []]
+    return GradedExample(
+        id=row["example_id"],
+        query=row["query"],
+        query_id=row["query_id"],
+        positive=row["positive"],
+        positive_id=row["positive_id"],
+        written=tuple(negative for negative in negatives if negative.is_written),
+        mined=tuple(negative for negative in negatives if not negative.is_written),
+        num_written_slots=row["num_synthetic_slots"],
+        num_mined_slots=row["num_mined_slots"],
+        more_positives=tuple(positive["text"] for positive in row.get("more_positives") or []),
+        instruction=row.get("instruction") or "",
+        source=row.get("source") or "",
+        positive_scores=_scores(row.get("positive_scores")),
+    )
+
+
+def _negative(row: Mapping[str, Any]) -> Negative:
+    return Negative(
+        id=row["id"],
+        text=row["text"],
+        rank=row["rank"],
+        grade=row.get("grade"),
+        is_written=row["origin"] in _WRITTEN,
+        scores=_scores(row.get("scores")),
+    )
+
+
+def _scores(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, float]:
+    return {row["teacher"]: row["value"] for row in rows or []}

@@ -1,0 +1,123 @@
+"""Token ids of every text of a training, made once and read from an Arrow file that is mapped into memory.
+
+Queries and passages are numbered in one sequence, queries first. The main process writes the file, every process maps
+it, and a run that was cut off finds it again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trainer.errors import TrainerError
+from trainer.recipe import TrainRecipe
+from trainer.release import GradedExample
+
+_GROUP = 1_000  # texts of a record batch; all but the last have exactly as many
+_SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("is_cut", pa.bool_())])
+Progress = Callable[[int, int | None], None]
+
+
+def asked(example: GradedExample, recipe: TrainRecipe) -> str:
+    """The query as the model sees it."""
+    return recipe.query_prompt.replace("{instruction}", example.instruction) + example.query
+
+
+class Texts:
+    """The number of every text that a training may meet."""
+
+    def __init__(self, examples: Sequence[GradedExample], recipe: TrainRecipe) -> None:
+        self.queries = {text: place for place, text in enumerate(dict.fromkeys(asked(e, recipe) for e in examples))}
+        passages = (
+            text for e in examples for text in (e.positive, *(n.text for n in e.written), *(n.text for n in e.mined))
+        )
+        first = len(self.queries)
+        self.passages = {text: place for place, text in enumerate(dict.fromkeys(passages), start=first)}
+        self.passage_prompt = recipe.passage_prompt
+
+    def __len__(self) -> int:
+        return len(self.queries) + len(self.passages)
+
+    def digest(self) -> str:
+        total = blake2b(digest_size=16)
+        for text in (*self.queries, "\0", *self.passages):
+            total.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        return total.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTable:
+    """Token ids by text number. `lengths` are in tokens; `is_cut` says where a text was longer than allowed."""
+
+    groups: list[tuple[NDArray[np.int32], NDArray[np.int32]]]
+    lengths: NDArray[np.int32]
+    is_cut: NDArray[np.bool_]
+
+    def ids(self, number: int) -> NDArray[np.int32]:
+        borders, values = self.groups[number // _GROUP]
+        place = number % _GROUP
+        return values[borders[place] : borders[place + 1]]
+
+
+def write_tokens(
+    path: Path, texts: Texts, tokenizer: Any, recipe: TrainRecipe, identity: str, *, progress: Progress
+) -> None:
+    """Write the token ids of every text, unless the file holds them already."""
+    if path.is_file() and _identity(path) == identity:
+        return
+    query_length = recipe.max_query_length or recipe.max_length
+    sides = [
+        (iter(texts.queries), query_length),
+        ((texts.passage_prompt + text for text in texts.passages), recipe.max_length),
+    ]
+    encoded = (one for side, length in sides for one in _encode(tokenizer, side, length))
+    partial, done = path.with_suffix(".partial"), 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = _SCHEMA.with_metadata({"identity": identity})
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        while group := list(islice(encoded, _GROUP)):
+            ids, is_cut = zip(*group, strict=True)
+            writer.write_batch(pa.record_batch([pa.array(ids, _SCHEMA.field(0).type), pa.array(is_cut)], schema=schema))
+            done += len(group)
+            progress(done, len(texts))
+    partial.rename(path)
+
+
+def _encode(tokenizer: Any, texts: Any, length: int) -> Any:
+    """(ids, whether it was cut) of each text, in batches that the tokenizer spreads over the cores."""
+    while batch := list(islice(texts, _GROUP)):
+        found = tokenizer(
+            batch, truncation=True, max_length=length, return_attention_mask=False, return_token_type_ids=False
+        )
+        rust = found.encodings  # None for tokenizers written in Python, which do not say what they cut
+        for place, ids in enumerate(found["input_ids"]):
+            if not ids:
+                raise TrainerError(f"the tokenizer makes no token of {batch[place][:50]!r}: leave that text out")
+            yield ids, bool(rust[place].overflowing) if rust else len(ids) == length
+
+
+def _identity(path: Path) -> str | None:
+    with pa.memory_map(str(path)) as source:
+        metadata = pa.ipc.open_file(source).schema.metadata or {}
+    identity = metadata.get(b"identity")
+    return identity.decode() if identity is not None else None
+
+
+def read_tokens(path: Path) -> TokenTable:
+    """Map the file into memory."""
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    groups, lengths, is_cut = [], [], []
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        ids = batch.column("ids")
+        borders = ids.offsets.to_numpy()
+        groups.append((borders, ids.values.to_numpy()))
+        lengths.append(np.diff(borders))
+        is_cut.append(batch.column("is_cut").to_numpy(zero_copy_only=False))
+    return TokenTable(groups, np.concatenate(lengths), np.concatenate(is_cut))

@@ -1,0 +1,46 @@
+"""The folder of a trained model: weights, summary, card, and the journal of its training."""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from sentence_transformers import SentenceTransformer
+
+from trainer.backbones import save_model
+from trainer.journal import Journal
+
+
+def write_model(model: SentenceTransformer, journal: Journal, summary: dict[str, Any], folder: Path) -> None:
+    """Write all that stays of a training; `folder` is made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_model(model.eval(), folder)
+    journal.finish(folder)
+    (folder / "README.md").write_text(_card(summary), encoding="utf-8")
+    (folder / "training.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def machine() -> str:
+    """Where it ran, in words."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def _card(summary: dict[str, Any]) -> str:
+    recipe = summary["recipe"]
+    return (
+        f"---\nlibrary_name: sentence-transformers\ntags: [sentence-transformers, graded-negatives]\n---\n\n"
+        f"# {recipe['name']}\n\n"
+        f"`{recipe['model']}` trained on release `{summary['release']}` (digest {summary['release_digest'][:16]}): "
+        f"{summary['num_examples']:,} examples, {summary['num_steps']:,} steps, schedule `{recipe['schedule']}`, "
+        f"pooling `{recipe['pooling']}`, seed {recipe['seed']}.\n\n"
+        "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+        f'model = SentenceTransformer("{recipe["name"]}", trust_remote_code=True)\n```\n\n'
+        "The pooling is in `modeling_ata.py` beside this file. `training.json` holds the whole recipe, `metrics.jsonl` "
+        "every step by rank (`runs/` the same for TensorBoard), `margins.parquet` the margin of every negative when "
+        "it was trained on.\n"
+    )
