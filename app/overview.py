@@ -1,5 +1,6 @@
-"""What a store holds, as small queries: counts, last runs, one example with its negatives in order."""
+"""What a store holds, as small queries: counts, last runs, one example with its negatives in order, run by run."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,8 @@ from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.ledger import Completion, Rejection, Request, Run
 from db.tables.releases import Release
 from db.tables.texts import Collection, CollectionQuery, Document, Passage, Qrel, Query
+
+_MOST_OF_AN_EXAMPLE = 201
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class RunRow:
 class Rung:
     """A candidate of an example: the positive, or a negative."""
 
+    candidate_id: int
     label: str
     origin: str
     grade: str | None
@@ -40,12 +44,24 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True)
+class Ladder:
+    """The negatives that one run brought to an example, by rank, then by similarity: its ranks are its own."""
+
+    run_id: int
+    run: str
+    kind: str
+    rungs: list[Rung]
+
+
+@dataclass(frozen=True, slots=True)
 class ExampleView:
-    """An example with its candidates, the positive first, then by rank, then by similarity."""
+    """An example with its positive (None where it is no candidate yet) and a ladder a run; at most 200 negatives."""
 
     id: int
     query: str
-    rungs: list[Rung]
+    teacher: str | None
+    positive: Rung | None
+    ladders: list[Ladder]
 
 
 def store_counts(session: Session) -> list[tuple[str, int]]:
@@ -59,21 +75,42 @@ def store_counts(session: Session) -> list[tuple[str, int]]:
     ]
     made = [("completions", Completion), ("rejections", Rejection), ("scores", Score), ("releases", Release)]
     by_state = select(Request.state, func.count()).group_by(Request.state)
+    origins, grades = _negatives(session)
     return [
         *_sizes(session, imported),
         *((f"requests {state}", num) for state, num in sorted(session.execute(by_state).all())),
-        *((f"negatives, {origin}", num) for origin, num in sorted(session.execute(_negatives_by_origin()).all())),
+        *((f"negatives, {origin}", num) for origin, num in sorted(origins.items())),
+        *((f"graded {grade}", grades[grade]) for grade in ("hard", "medium", "easy") if grades[grade]),
         *_sizes(session, made),
+        *_tokens(session),
     ]
+
+
+def store_marks(session: Session) -> tuple[int, ...]:
+    """The newest key of every table that grows: while they stand, so do the counts. Costs a look at each index' end."""
+    tables: list[Any] = [Document, CollectionQuery, Qrel, Example, Candidate, Completion, Rejection, Release, Run]
+    return tuple(session.scalar(select(func.max(table.id))) or 0 for table in tables)
 
 
 def _sizes(session: Session, tables: Sequence[tuple[str, type[Base]]]) -> list[tuple[str, int]]:
     return [(what, session.scalar(select(func.count()).select_from(table)) or 0) for what, table in tables]
 
 
-def _negatives_by_origin() -> Any:
-    is_negative = Candidate.role == "negative"
-    return select(Candidate.origin, func.count()).where(is_negative).group_by(Candidate.origin)
+def _negatives(session: Session) -> tuple[Counter[str], Counter[str | None]]:
+    """How many negatives of each origin, and of each grade, in one pass."""
+    origins: Counter[str] = Counter()
+    grades: Counter[str | None] = Counter()
+    columns = select(Candidate.origin, Candidate.grade, func.count()).where(Candidate.role == "negative")
+    for origin, grade, num in session.execute(columns.group_by(Candidate.origin, Candidate.grade)):
+        origins[origin] += num
+        grades[grade] += num
+    return origins, grades
+
+
+def _tokens(session: Session) -> list[tuple[str, int]]:
+    """Tokens of every attempt, as all of them are paid for."""
+    sums = session.execute(select(func.sum(Completion.input_tokens), func.sum(Completion.output_tokens))).one()
+    return [(f"{what} tokens", int(num)) for what, num in zip(("input", "output"), sums, strict=True) if num]
 
 
 def last_runs(session: Session, limit: int = 10) -> list[RunRow]:
@@ -113,29 +150,52 @@ def example_view(session: Session, example_id: int) -> ExampleView | None:
     if example is None:
         return None
     query = session.get_one(Query, example.query_id)
-    teacher = session.scalar(
-        select(func.max(Teacher.id))
+    teacher = session.execute(
+        select(Teacher.id, Teacher.name)
         .join(Score, Score.teacher_id == Teacher.id)
         .where(Score.query_id == query.id, Score.passage_id == example.positive_id, Teacher.kind == "bi-encoder")
-    )
+        .order_by(Teacher.id.desc())
+        .limit(1)
+    ).one_or_none()
     is_its_score = (
-        (Score.query_id == query.id) & (Score.passage_id == Candidate.passage_id) & (Score.teacher_id == teacher)
+        (Score.query_id == query.id)
+        & (Score.passage_id == Candidate.passage_id)
+        & (Score.teacher_id == (teacher.id if teacher else None))
     )
     rows = session.execute(
-        select(Candidate, Passage.text, Score.value)
+        select(Candidate, Passage.text, Score.value, Run.name, Run.kind)
         .join(Passage, Candidate.passage_id == Passage.id)
+        .join(Run, Candidate.run_id == Run.id)
         .outerjoin(Score, is_its_score)
         .where(Candidate.example_id == example_id)
+        # The positive and the hardest first, should there be more than are shown.
+        .order_by(Candidate.role.desc(), func.coalesce(Candidate.rank, 99), Candidate.id)
+        .limit(_MOST_OF_AN_EXAMPLE)
     ).all()
-    ordered = sorted(
-        rows,
-        key=lambda row: (row[0].role != "positive", row[0].rank or 99, 2.0 if row[2] is None else -row[2], row[0].id),
-    )
-    rungs = [
-        Rung(_label(candidate), candidate.origin, candidate.grade, text, candidate.violated_requirement, value)
-        for candidate, text, value in ordered
+    positive = next((_rung(row) for row in rows if row.Candidate.role == "positive"), None)
+    return ExampleView(example_id, query.text, teacher.name if teacher else None, positive, _ladders(rows))
+
+
+def _ladders(rows: Sequence[Any]) -> list[Ladder]:
+    """Negatives by run, graded runs first."""
+    by_run: dict[int, list[Any]] = {}
+    for row in rows:
+        if row.Candidate.role == "negative":
+            by_run.setdefault(row.Candidate.run_id, []).append(row)
+    ladders = [
+        Ladder(run_id, of_run[0].name, of_run[0].kind, [_rung(row) for row in sorted(of_run, key=_place)])
+        for run_id, of_run in by_run.items()
     ]
-    return ExampleView(example_id, query.text, rungs)
+    return sorted(ladders, key=lambda one: (not one.rungs[0].label[1:].isdigit(), one.run_id))
+
+
+def _place(row: Any) -> tuple[int, float, int]:
+    return row.Candidate.rank or 99, 2.0 if row.value is None else -row.value, row.Candidate.id
+
+
+def _rung(row: Any) -> Rung:
+    one = row.Candidate
+    return Rung(one.id, _label(one), one.origin, one.grade, row.text, one.violated_requirement, row.value)
 
 
 def _label(candidate: Candidate) -> str:

@@ -80,16 +80,20 @@ def audit(
     return _report(frozen, list(groups.values()))
 
 
-def audit_sample(store: Store, *, teacher: str, num_runs: int, num_examples: int) -> OrderAudit:
+def audit_sample(
+    store: Store, *, teacher: str, num_runs: int, num_examples: int, run_id: int | None = None, num_worst: int = 10
+) -> OrderAudit:
     """As `audit`, but of the newest runs with scored negatives, and of each run its first examples by digest.
 
-    The time it takes does not grow with the negatives of a run: for a page that has to answer soon.
+    The time it takes does not grow with the negatives of a run: for a page that has to answer soon. With `run_id`, of
+    that run alone.
     """
     groups: list[GroupAudit] = []
     with store.read() as session:
         frozen = newest_teacher(session, teacher)
-        for run in session.scalars(select(Run).order_by(Run.id.desc())):
-            group = GroupAudit(run.id, run.name, run.kind)
+        newest = select(Run).order_by(Run.id.desc())
+        for run in session.scalars(newest if run_id is None else newest.where(Run.id == run_id)):
+            group = GroupAudit(run.id, run.name, run.kind, num_worst=num_worst)
             for rows in _by_example(_rows(session, frozen.id, _first_of_run(run.id, num_examples))):
                 _add_example(group, rows, frozen.max_length, {})
             if group.positive:
@@ -203,7 +207,8 @@ def _add_example(
         for row in rows
     ]
     first = rows[0]
-    group.add_example(first.query, negatives, first.positive_value, (first.positive_tokens or 0) > limit)
+    is_truncated = (first.positive_tokens or 0) > limit
+    group.add_example(first.query, negatives, first.positive_value, is_truncated, first.example_id)
 
 
 def _similarity_to_positive(

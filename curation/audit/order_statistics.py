@@ -84,17 +84,18 @@ class RankStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Inversion:
-    """A pair whose easier negative is the more similar one."""
+    """A pair whose easier negative is the more similar one; `example_id` is local to the store and never exported."""
 
     query: str
     harder_rank: int
     easier_rank: int
     gap: float
+    example_id: int | None = None
 
 
 @dataclass(slots=True)
 class GroupAudit:
-    """One run's candidates, by rank (None: mined or imported, no rank)."""
+    """One run's candidates, by rank (None: mined or imported, no rank); `num_worst` inversions are kept."""
 
     run_id: int
     run: str
@@ -108,8 +109,16 @@ class GroupAudit:
     taus: "array[float]" = field(default_factory=_floats)
     num_inversions: int = 0
     worst: list[Inversion] = field(default_factory=list)
+    num_worst: int = _NUM_WORST
 
-    def add_example(self, query: str, negatives: Sequence[Negative], positive_value: float, is_truncated: bool) -> None:
+    def add_example(
+        self,
+        query: str,
+        negatives: Sequence[Negative],
+        positive_value: float,
+        is_truncated: bool,
+        example_id: int | None = None,
+    ) -> None:
         """One example's negatives, the positive's score, and whether the teacher cut the positive short."""
         self.positive.append(positive_value)
         self.num_positive_truncated += is_truncated
@@ -117,7 +126,7 @@ class GroupAudit:
             self.ranks.setdefault(rank, RankStatistics()).add([one for one in negatives if one.rank == rank])
         ranked = [(one.rank, one.value) for one in negatives if one.rank is not None]
         self._add_order([rank for rank, _ in ranked], [value for _, value in ranked])
-        self._note_inversions(query, ranked)
+        self._note_inversions(query, ranked, example_id)
 
     def _add_order(self, ranks: Sequence[int], values: Sequence[float]) -> None:
         outcomes = pair_outcomes(ranks, values)
@@ -129,18 +138,18 @@ class GroupAudit:
         if outcomes and (tau := kendall_tau_b(ranks, values)) is not None:
             self.taus.append(tau)
 
-    def _note_inversions(self, query: str, ranked: Sequence[tuple[int, float]]) -> None:
+    def _note_inversions(self, query: str, ranked: Sequence[tuple[int, float]], example_id: int | None) -> None:
         for index, (harder, above) in enumerate(ranked):
             for easier, below in ranked[index + 1 :]:
                 if (harder, easier) in CROSS_GRADE_PAIRS and below > above:
                     self.num_inversions += 1
-                    self.worst.append(Inversion(query, harder, easier, round(below - above, 6)))
-        if len(self.worst) > 4 * _NUM_WORST:
+                    self.worst.append(Inversion(query, harder, easier, round(below - above, 6), example_id))
+        if len(self.worst) > 4 * self.num_worst:
             self.keep_worst()
 
     def keep_worst(self) -> None:
         """Forget all but the widest inversions."""
-        self.worst = sorted(self.worst, key=lambda one: (-one.gap, one.query))[:_NUM_WORST]
+        self.worst = sorted(self.worst, key=lambda one: (-one.gap, one.query))[: self.num_worst]
 
     def rungs(self) -> list[tuple[str, NDArray[np.float64]]]:
         """(label, similarities) per rung, the positive first: what the ladder draws."""

@@ -1,0 +1,155 @@
+"""Screenshots of every page in light and dark, at 1280 and 800 pixels, and what stood wrong on any of them.
+
+Usage: python scripts/screenshots.py FOLDER [--store URL] [--address URL] [--page PATH]
+    (FOLDER: where the PNG files go. A server is started for --store, default: the one of GRADUS_DATA; or give the
+    --address of one that runs.)
+
+Pages are those of the navigation. A page that scrolls sideways, or shows an exception, is named and the exit code is 1.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.request import urlopen
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).parents[1]
+WIDTHS = (1280, 800)
+SCHEMES = ("light", "dark")
+CHROMIUM_FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+_TIMEOUT_MS = 90_000
+_MOST_HEIGHT = 6_000
+_SETTLE_MS = 700
+_IS_BUSY = (
+    "document.querySelector('[data-testid=stApp][data-test-script-state=running], [data-testid=stSkeleton],"
+    " [data-testid=stSpinner], [data-stale=true]') !== null"
+)
+
+
+@contextmanager
+def served(store: str | None) -> Iterator[str]:
+    """The address of `gradus app` on a free port, ended afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "gradus"), "app", "--port", str(port)]
+    server = subprocess.Popen([*command, *(["--store", store] if store else [])], cwd=ROOT, stdout=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                if urlopen(f"{address}/_stcore/health").status == 200:
+                    break
+            except OSError:
+                if server.poll() is not None:
+                    raise SystemExit(f"gradus app ended with {server.returncode}") from None
+                time.sleep(0.25)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def wait_until_painted(page: "Page") -> None:
+    """Until the script has run, its fragments too, and nothing has changed for a moment."""
+    page.locator("h1, [data-testid=stException]").first.wait_for(timeout=_TIMEOUT_MS)
+    quiet = 0
+    for _ in range(_TIMEOUT_MS // 100):
+        quiet = 0 if page.evaluate(_IS_BUSY) else quiet + 100
+        if quiet >= _SETTLE_MS:
+            return
+        page.wait_for_timeout(100)
+    raise SystemExit(f"{page.url} was not painted within {_TIMEOUT_MS // 1000} s")
+
+
+def page_paths(page: "Page", address: str) -> list[str]:
+    """Paths of the navigation's pages, the first is the default one."""
+    page.goto(address)
+    wait_until_painted(page)
+    links = page.locator("[data-testid=stTopNavLink], [data-testid=stSidebarNavLink]")
+    found = [link.get_attribute("href") or "" for link in links.all()]
+    return list(dict.fromkeys(href.removeprefix(address).strip("/") for href in found))
+
+
+def faults(page: "Page") -> list[str]:
+    """What is wrong to the eye of a program: exceptions, and blocks that are wider than the page."""
+    found = []
+    if page.locator("[data-testid=stException]").count():
+        found.append("shows an exception")
+    wide = page.evaluate(
+        "(() => { const main = document.querySelector('[data-testid=stMain]');"
+        " return main ? main.scrollWidth - main.clientWidth : 0 })()"
+    )
+    if wide > 1:
+        found.append(f"is {wide} pixels wider than its window")
+    return found
+
+
+def shoot(address: str, folder: Path, only: Sequence[str] = ()) -> list[str]:
+    """Write NAME-WIDTH-SCHEME.png for every page; returns what stood wrong."""
+    from playwright.sync_api import sync_playwright
+
+    wrong: list[str] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=list(CHROMIUM_FLAGS)
+        )
+        paths = page_paths(browser.new_page(viewport={"width": 1600, "height": 900}), address)
+        paths = [path for path in paths if not only or path in only]
+        for scheme in SCHEMES:
+            for width in WIDTHS:
+                context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+                page = context.new_page()
+                for path in paths:
+                    page.set_viewport_size({"width": width, "height": 900})
+                    page.goto(f"{address}/{path}")
+                    wait_until_painted(page)
+                    name = f"{path or 'overview'}-{width}-{scheme}"
+                    wrong += [f"{name} {what}" for what in faults(page)]
+                    page.set_viewport_size({"width": width, "height": _whole_height(page)})
+                    page.wait_for_timeout(_SETTLE_MS)
+                    page.screenshot(path=str(folder / f"{name}.png"))
+                context.close()
+        browser.close()
+    return wrong
+
+
+def _whole_height(page: "Page") -> int:
+    """Streamlit scrolls inside its window, so the window is made as high as what is in it."""
+    height: int = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    return max(900, min(_MOST_HEIGHT, height + 80))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--store")
+    parser.add_argument("--address")
+    parser.add_argument("--page", action="append", help="only this path; may be repeated")
+    chosen = parser.parse_args()
+    if chosen.address:
+        wrong = shoot(chosen.address, chosen.folder, chosen.page or ())
+    else:
+        with served(chosen.store) as address:
+            wrong = shoot(address, chosen.folder, chosen.page or ())
+    for what in wrong:
+        print(what)
+    print(f"{len(list(chosen.folder.glob('*.png')))} screenshots in {chosen.folder}")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
