@@ -31,15 +31,10 @@ def publish(
 
     The token is the one of HF_TOKEN or of `hf auth login`. A call that was cut off is finished by the next one.
     """
-    from huggingface_hub import get_token
-    from huggingface_hub.utils import disable_progress_bars, logging
-
+    from app.publishing import hub_repository
     from curation.publishing import publishing
-    from curation.publishing.hub import HubRepository
 
-    disable_progress_bars()
-    logging.set_verbosity_error()  # what the client warns of (Xet, retries) is told below, or is the error
-    hub = HubRepository(repo, endpoint=endpoint, token=get_token())
+    hub = hub_repository(repo, endpoint)
     with opened_store(store) as opened:
         if dry_run:
             plan = publishing.plan_publication(opened, release, hub, is_private=private)
@@ -63,19 +58,11 @@ def publish(
 
 
 def _show_plan(plan: "Plan", url: str) -> None:
+    from app.publishing import plan_in_words
+
     content = plan.content
     _show_files(f"{content.name} as {content.tag}", plan.changes)
-    if not plan.is_reachable:
-        told = f"{plan.note}. What is there is unknown, so every file is listed as new"
-    elif plan.state is None:
-        told = f"{url} is not there, or not for this token: it would be made"
-    elif plan.is_tagged:
-        told = f"{url} has {content.tag} with these files: nothing would change"
-    elif plan.commit:
-        told = f"{url} has these files at {plan.commit[:12]}: only the tag {content.tag} would be made"
-    else:
-        told = f"{url}: one commit on {(plan.state.head or 'nothing')[:12]} and the tag {content.tag} would be made"
-    console.print(escape(f"dry run, nothing was written: {told}"))
+    console.print(escape(f"dry run, nothing was written: {plan_in_words(plan, url)}"))
 
 
 def _show_files(title: str, changes: "Sequence[Change]") -> None:

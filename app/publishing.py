@@ -1,0 +1,37 @@
+"""What `gradus publish` and the page share: the Hub under the token of this machine, and a plan in words."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from curation.publishing.hub import HubRepository
+    from curation.publishing.publishing import Plan
+
+
+def hub_repository(repo: str, endpoint: str | None = None) -> "HubRepository":
+    """ORG/NAME under the token of HF_TOKEN or of `hf auth login`, which stays inside.
+
+    Raises:
+        PublishingError: It is not ORG/NAME, or the endpoint is no URL.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    from curation.publishing.hub import HubRepository
+
+    disable_progress_bars()
+    logging.set_verbosity_error()  # what the client warns of (Xet, retries) is told by us, or is the error
+    return HubRepository(repo, endpoint=endpoint, token=get_token())
+
+
+def plan_in_words(plan: "Plan", url: str) -> str:
+    """What a dry run found, in one sentence."""
+    content = plan.content
+    if not plan.is_reachable:
+        return f"{plan.note}. What is there is unknown, so every file is listed as new"
+    if plan.state is None:
+        return f"{url} is not there, or not for this token: it would be made"
+    if plan.is_tagged:
+        return f"{url} has {content.tag} with these files: nothing would change"
+    if plan.commit:
+        return f"{url} has these files at {plan.commit[:12]}: only the tag {content.tag} would be made"
+    return f"{url}: one commit on {(plan.state.head or 'nothing')[:12]} and the tag {content.tag} would be made"
