@@ -18,6 +18,8 @@ PAGES = (
     ("store_browser", "Store"),
     ("releases", "Releases"),
     ("training", "Training"),
+    ("review", "Review"),
+    ("review_decide", "Decide"),
 )
 
 st.set_page_config(page_title="Gradus", layout="wide")
