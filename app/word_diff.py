@@ -1,4 +1,4 @@
-"""What differs between two texts, word by word, and text from outside as HTML that shows it whole.
+"""What differs between two texts, word by word, marked in HTML.
 
 Words are compared as written, whatever white space follows. Chinese, Japanese and Hangul are compared by character, and
 a mark stays with its letter.
@@ -10,17 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from app.terminal import visible
+from app.showing import shown
 
 _CHARACTERS = "\u2e80-\u2fdf\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _MARKS = "!-/:-@\\[-`{-~\u00a1\u00ab\u00bb\u00bf\u2010-\u2027\u2030-\u205e\u3001-\u303f\uff01-\uff0f\u0964\u0965"
 _TOKEN = re.compile(rf"(?:[{_CHARACTERS}]|[^\s{_MARKS}{_CHARACTERS}]+|.)\s*", re.DOTALL)
-# What takes no room on the page: soft hyphen, zero-width spaces and joiners, fillers, tag characters.
-_ROOMLESS = re.compile(
-    "[\u00ad\u034f\u115f\u1160\u180b-\u180e\u200b-\u200d\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e0fff]"
-)
-_JOINERS = "\u200c\u200d"
 # Matching takes time by the square of the words; beyond this the rest is shown without marks.
 _MAX_TOKENS = 1_000
 
@@ -72,24 +66,6 @@ def pieces_html(pieces: Iterable[Piece], *, colour: str) -> str:
     parts = []
     for piece in pieces:
         words = piece.text.rstrip() if piece.is_own else ""
-        marked = f"<mark style='{mark}'>{text_html(words)}</mark>" if words else ""
-        parts.append(marked + text_html(piece.text[len(words) :]))
+        marked = f"<mark style='{mark}'>{html.escape(shown(words))}</mark>" if words else ""
+        parts.append(marked + html.escape(shown(piece.text[len(words) :])))
     return "".join(parts)
-
-
-def text_html(text: str) -> str:
-    """Text from outside as HTML: no markup, nothing that turns the reading direction, and nothing hidden.
-
-    A character that takes no room is shown by its code, except a joiner inside a word of another script than Latin,
-    where writing needs it.
-    """
-    shown = html.escape(visible(text))
-    return _ROOMLESS.sub(_code_of, shown)
-
-
-def _code_of(match: re.Match[str]) -> str:
-    character = match.group()
-    before, after = match.string[match.start() - 1 : match.start()], match.string[match.end() : match.end() + 1]
-    if character in _JOINERS and before > "\u02ff" and after > "\u02ff":
-        return character
-    return f"<span style='opacity:.6;font-size:.75em'>[U+{ord(character):04X}]</span>"
