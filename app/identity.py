@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.errors import AppError
+
+if TYPE_CHECKING:
+    from db.store import Store
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -75,3 +78,17 @@ def identity_of(user: Mapping[str, Any], reviewer: str | None, *, is_sign_in: bo
     email = user.get("email") if user.get("is_logged_in") else None
     is_refused = user.get("email_verified") is False
     return None if is_refused or not isinstance(email, str) or not email else Identity(email, is_single_user=False)
+
+
+def put_first_person(store: "Store", identity: Identity) -> None:
+    """Make the single user of a store without people its admin; everybody else is added by an admin."""
+    from curation.reviewing.people import has_people, put_reviewer
+
+    if not identity.is_single_user:
+        return
+    with store.read() as session:
+        if has_people(session):
+            return
+    with store.write() as session:
+        if not has_people(session):
+            put_reviewer(session, identity.name, "admin")

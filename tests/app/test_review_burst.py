@@ -1,0 +1,296 @@
+"""Bursts of key presses in a real browser: what was decided is what was painted, whatever the pace.
+
+`AppTest` passes pages that lose decisions; only a browser shows them. A script in the page writes down each negative
+that is painted and what stands on the page at each key press; both are compared with the events in the store.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import select, text
+
+from curation.reviewing.people import put_reviewer, reviewer_of
+from curation.reviewing.recipe import SessionRecipe
+from curation.reviewing.sessions import create_session
+from db.examples import NewCandidate, put_candidates, put_examples
+from db.insert import insert_missing
+from db.runs import start_run
+from db.store import Store
+from db.tables.examples import Score
+from db.tables.review import Assignment, Decision, Reviewer
+from db.teachers import put_teacher
+from db.texts import put_passages, put_queries
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+]
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WITNESS = """
+window.painted = []; window.pressed = [];
+const shown = () => document.querySelector('[data-shown]')?.dataset.shown ?? null;
+new MutationObserver(() => {
+  const now = shown();
+  if (now && now !== window.painted.at(-1)?.key) window.painted.push({key: now, at: performance.now()});
+}).observe(document, {subtree: true, childList: true, attributes: true, characterData: true});
+addEventListener('keydown', press => {
+  const button = [...document.querySelectorAll('[class*="st-key-keep-"]')].map(
+    box => [...box.classList].find(name => name.startsWith('st-key-keep-')).slice('st-key-keep-'.length));
+  window.pressed.push({key: press.key, at: performance.now(), shown: shown(), button});
+}, true);
+"""
+Shown = tuple[int, int]  # (assignment, candidate)
+
+
+@contextmanager
+def served(url: str, reviewer: str) -> Iterator[str]:
+    """`gradus app` on a free port, for this person."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "gradus"), "app", "--port", str(port), "--store", url]
+    environment = {**os.environ, "GRADUS_REVIEWER": reviewer}
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait_for(lambda: urlopen(f"{address}/_stcore/health").status == 200)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _wait_for(is_so: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if is_so():
+                return
+        except OSError:
+            pass
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.2)
+
+
+@dataclass
+class Desk:
+    """A browser on a review session."""
+
+    page: Any
+
+    @classmethod
+    def opened(cls, browser: Any, address: str, session_id: int) -> "Desk":
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        page.add_init_script(WITNESS)
+        page.goto(f"{address}/review_decide?session={session_id}")
+        page.locator("[data-shown]").wait_for(timeout=90_000)
+        return cls(page)
+
+    def burst(self, keys: str, gap_ms: int) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+            self.page.wait_for_timeout(gap_ms)
+
+    def painted(self) -> list[Shown]:
+        return [_shown(one["key"]) for one in self.page.evaluate("window.painted")]
+
+    def settle(self) -> None:
+        """Until nothing has been painted for a while and no run is going on."""
+        self.page.wait_for_function(
+            "() => performance.now() - Math.max(window.painted.at(-1)?.at ?? 0, window.pressed.at(-1)?.at ?? 0) > 1500"
+            " && !document.querySelector('[data-testid=stStatusWidget]')",
+            timeout=60_000,
+        )
+
+
+def _shown(key: str) -> Shown:
+    assignment, _, candidate = key.split("-")
+    return int(assignment), int(candidate)
+
+
+def decisions_of(store: Store, session_id: int, person: str | None = None) -> list[Shown]:
+    """(assignment, candidate) of each verdict event, in order."""
+    events = (
+        select(Decision.assignment_id, Decision.candidate_id)
+        .join(Assignment, Assignment.id == Decision.assignment_id)
+        .join(Reviewer, Reviewer.id == Decision.reviewer_id)
+        .where(Assignment.session_id == session_id, Decision.candidate_id.is_not(None))
+        .order_by(Decision.id)
+    )
+    if person is not None:
+        events = events.where(Reviewer.name == person)
+    with store.read() as session:
+        return [(assignment, candidate) for assignment, candidate in session.execute(events)]
+
+
+def require_seen(desk: Desk, decided: list[Shown]) -> None:
+    """Decided is what was painted, in its order, but for the one that stands there now; and nothing twice."""
+    painted = desk.painted()
+    assert decided == painted[: len(decided)]
+    assert len(painted) - len(decided) <= 1
+    assert len(set(decided)) == len(decided)
+    for press in desk.page.evaluate("window.pressed"):
+        before = {one["key"] for one in desk.page.evaluate("window.painted") if one["at"] <= press["at"]}
+        assert set(press["button"]) <= before, "a key of a negative that is not painted yet"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, str, str]]:
+    url = f"sqlite:///{tmp_path_factory.mktemp('burst')}/store.db"
+    store = Store.open(url)
+    fill(store)
+    with served(url, "ada") as address:
+        yield store, url, address
+    store.close()
+
+
+@pytest.mark.parametrize("gap_ms", [600, 250, 120, 40])
+def test_decided_is_what_was_painted_at_any_pace(stage: tuple[Store, str, str], browser: Any, gap_ms: int) -> None:
+    store, _, address = stage
+    session_id = new_session(store)
+    desk = Desk.opened(browser, address, session_id)
+    desk.burst("k" * 20, gap_ms)
+    desk.settle()
+    decided = decisions_of(store, session_id)
+    require_seen(desk, decided)
+    assert len(decided) >= 2
+
+
+def test_two_people_share_a_queue_and_none_decides_for_the_other(stage: tuple[Store, str, str], browser: Any) -> None:
+    store, url, of_ada = stage
+    session_id = new_session(store)
+    with served(url, "grace") as of_grace:
+        desks = {name: Desk.opened(browser, at, session_id) for name, at in (("ada", of_ada), ("grace", of_grace))}
+        for _ in range(20):
+            for desk in desks.values():
+                desk.burst("k", 60)
+        for desk in desks.values():
+            desk.settle()
+        decided = {name: decisions_of(store, session_id, name) for name in desks}
+    for name, desk in desks.items():
+        require_seen(desk, decided[name])
+        assert decided[name]
+    candidates = [candidate for of_one in decided.values() for _, candidate in of_one]
+    assert len(set(candidates)) == len(candidates)
+
+
+def test_two_windows_of_one_person_decide_nothing_twice(stage: tuple[Store, str, str], browser: Any) -> None:
+    store, _, address = stage
+    session_id = new_session(store)
+    desks = [Desk.opened(browser, address, session_id) for _ in range(2)]
+    for _ in range(20):
+        for desk in desks:
+            desk.burst("k", 60)
+    for desk in desks:
+        desk.settle()
+    decided = decisions_of(store, session_id)
+    assert decided and len(set(decided)) == len(decided)
+    assert set(decided) <= set(desks[0].painted()) | set(desks[1].painted())
+
+
+@pytest.mark.parametrize("gap_ms", [250, 40])
+def test_a_slow_database_loses_nothing(tmp_path: Path, browser: Any, gap_ms: int) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = Store.open(url)
+    fill(store)
+    slow_down(store)
+    session_id = new_session(store)
+    with served(url, "ada") as address:
+        desk = Desk.opened(browser, address, session_id)
+        desk.burst("k" * 20, gap_ms)
+        desk.settle()
+        decided = decisions_of(store, session_id)
+    require_seen(desk, decided)
+    assert decided
+    store.close()
+
+
+def slow_down(store: Store) -> None:
+    """Every decision takes the database a good part of a second, inside the transaction that writes it."""
+    count = "with recursive counted(n) as (select 1 union all select n + 1 from counted where n < 1500000)"
+    with store.write() as session:
+        session.execute(text(f"create view slow as {count} select count(*) as num from counted"))
+        session.execute(text("create trigger slow_decision before insert on decision begin select num from slow; end"))
+
+
+def test_a_reload_and_another_device_resume_at_the_same_negative(stage: tuple[Store, str, str], browser: Any) -> None:
+    store, _, address = stage
+    session_id = new_session(store)
+    desk = Desk.opened(browser, address, session_id)
+    desk.burst("kkkkk", 400)
+    desk.settle()
+    decided, stands = decisions_of(store, session_id), desk.painted()[-1]
+    require_seen(desk, decided)
+    desk.page.reload()
+    desk.page.locator("[data-shown]").wait_for(timeout=90_000)
+    other = Desk.opened(browser, address, session_id)
+    assert desk.painted() == [stands] == other.painted()
+    desk.burst("kk", 800)
+    desk.settle()
+    after = decisions_of(store, session_id)
+    assert after[: len(decided)] == decided
+    require_seen(desk, after[len(decided) :])
+
+
+def fill(store: Store, num: int = 60) -> None:
+    """Examples with one, two and three negatives, and two people."""
+    with store.write() as session:
+        ada = put_reviewer(session, "ada", "admin")
+        put_reviewer(session, "grace", "reviewer", by=ada)
+        run = start_run(session, "generate", "rivers", {}, 0)
+        teacher = put_teacher(session, name="minilm", version="v", kind="bi-encoder", max_length=256)
+        for n in range(num):
+            (query,) = put_queries(session, [f"which river floods in month {n}"])
+            others = ("canal", "lake", "hill")[: 1 + n % 3]
+            texts = [f"The {what} floods in month {n} of every year, people say." for what in ("river", *others)]
+            passages = put_passages(session, texts)
+            (example,) = put_examples(session, [(query, passages[0])], origin="synthetic")
+            grades = (None, "hard", "medium", "easy")
+            put_candidates(
+                session,
+                [
+                    NewCandidate(
+                        example, passage, "negative" if rank else "positive", "synthetic", run.id,
+                        grade=grades[rank], rank=rank or None,
+                    )
+                    for rank, passage in enumerate(passages)
+                ],
+            )  # fmt: skip
+            values = zip(passages, (0.9, 0.8, 0.85, 0.4), strict=False)
+            rows = [{"passage_id": passage, "value": value, "num_tokens": 9} for passage, value in values]
+            insert_missing(session, Score, [{"teacher_id": teacher, "query_id": query, **row} for row in rows])
+
+
+def new_session(store: Store, **facts: Any) -> int:
+    recipe = SessionRecipe.model_validate({"name": uuid4().hex, "queue": {"order": "random"}, **facts})
+    with store.write() as session:
+        return create_session(session, recipe, reviewer_of(session, "ada")).id
