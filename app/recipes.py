@@ -3,6 +3,7 @@
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_args, runtime_checkable
 
@@ -38,12 +39,20 @@ def load_recipe(path: Path, model: type[Recipe]) -> Recipe:
         raise RecipeError(f"recipe {path} is not UTF-8 text (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {path} is not TOML: {error}") from error
-    try:
-        recipe = model.model_validate(fields)
-    except ValidationError as error:
-        raise RecipeError(f"recipe {path}: {_explain(error, model)}") from error
-    resolved: Recipe = _with_paths_from(recipe, path.resolve().parent)
+    resolved: Recipe = _with_paths_from(checked(fields, model, f"recipe {path}: "), path.resolve().parent)
     return resolved
+
+
+def checked(fields: Mapping[str, Any], model: type[Recipe], told: str = "") -> Recipe:
+    """The recipe with these fields, from wherever they come.
+
+    Raises:
+        RecipeError: As for `load_recipe`; `told` stands before the message.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise RecipeError(f"{told}{_explain(error, model)}") from error
 
 
 def _with_paths_from(value: Any, folder: Path) -> Any:
