@@ -29,7 +29,7 @@ from db.digest import counter_uniform
 _PRIOR = 0.5
 _STEPS = 60
 Floats = NDArray[np.float64]
-Verdict = Literal["going on", "good enough", "too many errors", "all looked at"]
+Advice = Literal["going on", "good enough", "too many errors", "all looked at"]
 Allocation = Literal["proportional", "equal"]
 
 
@@ -63,7 +63,7 @@ class Audited:
     overall: ErrorRate
     strata: list[ErrorRate]
     confidence: float
-    verdict: Verdict
+    advice: Advice
 
 
 def audited(strata: Iterable[Stratum], *, max_error_rate: float | None = None, confidence: float = 0.95) -> Audited:
@@ -84,10 +84,10 @@ def audited(strata: Iterable[Stratum], *, max_error_rate: float | None = None, c
             raise ValueError(f"stratum {one.name!r}: {one.wrong} wrong of {one.looked_at} of {one.size} cannot be")
     overall = _rate("all", known, confidence)
     rates = [_rate(one.name, [one], confidence) for one in known]
-    return Audited(overall, rates, confidence, _verdict(overall, max_error_rate))
+    return Audited(overall, rates, confidence, _advice(overall, max_error_rate))
 
 
-def _verdict(overall: ErrorRate, max_error_rate: float | None) -> Verdict:
+def _advice(overall: ErrorRate, max_error_rate: float | None) -> Advice:
     low, high = overall.interval
     if max_error_rate is not None and high <= max_error_rate:
         return "good enough"

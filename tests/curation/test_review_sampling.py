@@ -59,15 +59,15 @@ def test_bounds_by_enumeration_of_every_truth(several: list[Stratum]) -> None:
 
 def test_all_looked_at_is_a_point_and_nothing_looked_at_is_everything() -> None:
     whole = audited([Stratum("a", 40, 40, 3), Stratum("b", 10, 10, 0)])
-    assert whole.overall.interval == pytest.approx((0.06, 0.06)) and whole.verdict == "all looked at"
+    assert whole.overall.interval == pytest.approx((0.06, 0.06)) and whole.advice == "all looked at"
     nothing = audited([Stratum("a", 40, 0, 0)], max_error_rate=0.1)
     assert nothing.overall.interval == (0.0, 1.0) and nothing.overall.estimate is None
-    assert nothing.verdict == "going on"
+    assert nothing.advice == "going on"
 
 
 def test_a_stratum_that_nobody_looked_at_leaves_its_share_open() -> None:
     found = audited([Stratum("big", 900, 500, 0), Stratum("small", 100, 0, 0)], max_error_rate=0.05)
-    assert found.overall.estimate is None and found.overall.interval[1] > 0.1 and found.verdict == "going on"
+    assert found.overall.estimate is None and found.overall.interval[1] > 0.1 and found.advice == "going on"
     assert {one.name: one.interval[1] for one in found.strata}["big"] < 0.02
 
 
@@ -97,7 +97,7 @@ def test_the_interval_holds_at_every_moment_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("looked_at", "wrong", "rule", "verdict"),
+    ("looked_at", "wrong", "rule", "advice"),
     [
         (20, 0, {"max_error_rate": 0.05}, "going on"),
         (200, 0, {"max_error_rate": 0.05}, "good enough"),
@@ -105,9 +105,9 @@ def test_the_interval_holds_at_every_moment_together() -> None:
         (200, 0, {}, "going on"),
     ],
 )
-def test_the_stop_rule(looked_at: int, wrong: int, rule: dict[str, float], verdict: str) -> None:
+def test_the_stop_rule(looked_at: int, wrong: int, rule: dict[str, float], advice: str) -> None:
     found = audited([Stratum("all", 100_000, looked_at, wrong)], **rule)
-    assert found.verdict == verdict
+    assert found.advice == advice
 
 
 def test_more_confidence_is_wider() -> None:
