@@ -17,6 +17,7 @@ from db.tables.examples import Score
 from db.tables.review import Reviewer, ReviewSession
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
+from tests.curation.desk import Desk
 
 GRADES = ("hard", "medium", "medium", "easy")
 
@@ -82,3 +83,8 @@ def filled(reviewing: Reviewing) -> Callable[[int], Reviewing]:
         return reviewing
 
     return fill
+
+
+@pytest.fixture
+def desk(store: Store) -> Desk:
+    return Desk(store)
