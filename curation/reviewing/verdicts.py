@@ -100,23 +100,14 @@ class Verdicts:
 
     def of_examples(self, example_ids: Sequence[int]) -> dict[int, Verdict]:
         """Verdict by candidate, of those candidates of these examples that somebody decided on."""
-        by_item: dict[int, list[Any]] = defaultdict(list)
+        return {key: one for found in self.by_example(example_ids).values() for key, one in found.items()}
+
+    def by_example(self, example_ids: Sequence[int]) -> dict[int, dict[int, Verdict]]:
+        """The same by example."""
+        by_example: dict[int, list[Any]] = defaultdict(list)
         for row in read(self._session, self._statement, example_ids):
-            by_item[row.item_id].append(row)
-        words: dict[int, dict[str, tuple[int, Word]]] = defaultdict(dict)
-        settled: dict[int, Any] = {}
-        for rows in by_item.values():
-            rows.sort(key=lambda row: row.id)
-            for row in rows:
-                if row.kind == "settle" and row.id > getattr(settled.get(row.candidate_id), "id", 0):
-                    settled[row.candidate_id] = row
-            for candidate, last, word in _words([row for row in rows if row.kind != "settle"]):
-                if last > words[candidate].get(word.reviewer, (0, word))[0]:
-                    words[candidate][word.reviewer] = last, word
-        return {
-            candidate: _verdict([word for _, word in words.get(candidate, {}).values()], settled.get(candidate))
-            for candidate in words.keys() | settled.keys()
-        }
+            by_example[row.example_id].append(row)
+        return {example: _verdicts(rows) for example, rows in by_example.items()}
 
     def reviewed_examples(self) -> Iterator[list[int]]:
         """Pages of the examples on which anybody decided anything, by id."""
@@ -157,6 +148,7 @@ def _events(session: Session, sessions: frozenset[int] | None, until: datetime |
     counted = [ReviewItem.session_id.in_(sessions)] if sessions is not None else []
     statement: Any = (
         select(
+            ReviewItem.example_id,
             Decision.id, Decision.uid, Decision.item_id, Decision.candidate_id, Decision.kind, Decision.verdict,
             Decision.grade, Decision.other_candidate_id, Decision.decided_at, Decision.reviewer_id,
             Reviewer.pseudonym, Rubric.name.label("rubric"), Rubric.version, Rubric.digest.label("rubric_digest"),
@@ -181,6 +173,26 @@ def _events(session: Session, sessions: frozenset[int] | None, until: datetime |
         )
     )  # fmt: skip
     return cast(Select[Any], statement)
+
+
+def _verdicts(rows: Sequence[Any]) -> dict[int, Verdict]:
+    """Verdicts by candidate, of the decisions on one example."""
+    by_item: dict[int, list[Any]] = defaultdict(list)
+    words: dict[int, dict[str, tuple[int, Word]]] = defaultdict(dict)
+    settled: dict[int, Any] = {}
+    for row in sorted(rows, key=lambda row: row.id):
+        if row.kind == "settle":
+            settled[row.candidate_id] = row
+        else:
+            by_item[row.item_id].append(row)
+    for of_item in by_item.values():
+        for candidate, last, word in _words(of_item):
+            if last > words[candidate].get(word.reviewer, (0, word))[0]:
+                words[candidate][word.reviewer] = last, word
+    return {
+        candidate: _verdict([word for _, word in words.get(candidate, {}).values()], settled.get(candidate))
+        for candidate in words.keys() | settled.keys()
+    }
 
 
 def _words(rows: Sequence[Any]) -> Iterator[tuple[int, int, Word]]:
