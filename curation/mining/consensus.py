@@ -34,8 +34,8 @@ Doubles = NDArray[np.float64]
 class Scales:
     """Mean and standard deviation of each teacher's scores over all its lists, both [T]."""
 
-    mean_T: Doubles  # noqa: N815
-    spread_T: Doubles  # noqa: N815
+    mean_T: Doubles
+    spread_T: Doubles
 
 
 def standardised(

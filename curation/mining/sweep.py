@@ -106,11 +106,11 @@ def sweep(
 class _Candidates:
     """What a teacher proposes for each example, by the judge's scores, highest first."""
 
-    scores_XK: NDArray[Any]  # noqa: N815
-    is_candidate_XK: NDArray[np.bool_]  # noqa: N815
-    is_false_XK: NDArray[np.bool_]  # noqa: N815
-    is_judged_XK: NDArray[np.bool_]  # noqa: N815
-    positive_scores_X: NDArray[Any]  # noqa: N815
+    scores_XK: NDArray[Any]
+    is_candidate_XK: NDArray[np.bool_]
+    is_false_XK: NDArray[np.bool_]
+    is_judged_XK: NDArray[np.bool_]
+    positive_scores_X: NDArray[Any]
 
 
 def _candidates(

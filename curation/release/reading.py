@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, bindparam, func, select
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Row, any_, bindparam, func, select
 from sqlalchemy.orm import Session
 
 
@@ -24,11 +24,18 @@ def among(session: Session, column: Any) -> ColumnElement[bool]:
 def read(session: Session, statement: Any, keys: Sequence[int]) -> list[tuple[Any, ...]]:
     """Rows of a statement with `among`, for these keys, in no order: the driver's own tuples, whose columns need to be
     numbers, texts or NULL."""
-    is_postgres = session.get_bind().dialect.name == "postgresql"
-    given = list(keys) if is_postgres else orjson.dumps(list(keys)).decode()
-    result = session.connection().execute(statement, {"keys": given})
+    result = session.connection().execute(statement, _given(session, keys))
     try:
-        rows = list(result.cursor.fetchall())
-        return rows
+        return list(result.cursor.fetchall())
     finally:
         result.close()
+
+
+def read_rows(session: Session, statement: Any, keys: Sequence[int]) -> Sequence[Row[Any]]:
+    """The same with named columns of any type."""
+    return session.connection().execute(statement, _given(session, keys)).all()
+
+
+def _given(session: Session, keys: Sequence[int]) -> dict[str, Any]:
+    is_postgres = session.get_bind().dialect.name == "postgresql"
+    return {"keys": list(keys) if is_postgres else orjson.dumps(list(keys)).decode()}

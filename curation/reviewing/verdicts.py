@@ -15,7 +15,7 @@ from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from curation.errors import CurationError
-from curation.release.reading import among, read
+from curation.release.reading import among, read_rows
 from db.tables.examples import Candidate
 from db.tables.review import VERDICTS, Decision, Reviewer, ReviewItem, ReviewSession, Rubric
 
@@ -105,7 +105,7 @@ class Verdicts:
     def by_example(self, example_ids: Sequence[int]) -> dict[int, dict[int, Verdict]]:
         """The same by example."""
         by_example: dict[int, list[Any]] = defaultdict(list)
-        for row in read(self._session, self._statement, example_ids):
+        for row in read_rows(self._session, self._statement, example_ids):
             by_example[row.example_id].append(row)
         return {example: _verdicts(rows) for example, rows in by_example.items()}
 
