@@ -31,6 +31,7 @@ from db.tables.review import (
     ReviewSession,
     SessionReviewer,
 )
+from db.tables.texts import Passage
 
 Kind = Literal["keep", "drop", "regrade", "false_negative", "edit", "swap", "accept_all", "skip", "flag"]
 Grade = Literal["hard", "medium", "easy"]
@@ -87,11 +88,12 @@ def decide(
         client_ms: Milliseconds from paint to press, measured in the page.
 
     Raises:
-        LeaseLostError: The slot is somebody else's by now; `text` holds the note.
+        LeaseLostError: The slot is somebody else's by now; `text` holds the note, or the edited text.
         CurationError: The session is closed, the person may not review, or the decision makes no sense.
     """
     now = now or utc_now()
-    slot = _locked_slot(session, assignment_id, reviewer, note)
+    written = _edited_text(session, other_candidate_id) if kind == "edit" else note
+    slot = _locked_slot(session, assignment_id, reviewer, written)
     _refuse_nonsense(session, slot.assignment.item_id, kind, candidate_id, grade, other_candidate_id, note)
     before = _standing(session, slot.assignment.item_id, reviewer.id, kind, candidate_id)
     if before is not None and before.id == replaces and slot.assignment.outcome is None:
@@ -205,6 +207,11 @@ def _locked(session: Session, assignment_id: int | None) -> Assignment:
         select(Assignment).where(Assignment.id == assignment_id).with_for_update(),
         execution_options={"populate_existing": True},
     ).one()
+
+
+def _edited_text(session: Session, child_id: int | None) -> str | None:
+    child = select(Passage.text).join(Candidate, Candidate.passage_id == Passage.id).where(Candidate.id == child_id)
+    return session.scalar(child)
 
 
 def _kept(text: str | None) -> str:

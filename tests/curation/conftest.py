@@ -68,10 +68,18 @@ class Reviewing:
 
 
 @pytest.fixture
-def reviewing(store: Store) -> Reviewing:
-    made = Reviewing(store)
-    made.person("boss", "admin")
-    return made
+def make_reviewing() -> Callable[[Store], Reviewing]:
+    def make(store: Store) -> Reviewing:
+        made = Reviewing(store)
+        made.person("boss", "admin")
+        return made
+
+    return make
+
+
+@pytest.fixture
+def reviewing(store: Store, make_reviewing: Callable[[Store], Reviewing]) -> Reviewing:
+    return make_reviewing(store)
 
 
 @pytest.fixture
