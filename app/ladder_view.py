@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.showing import cell, escaped
-from app.word_diff import pieces_html, word_diff
+from app.word_diff import pieces_html, share_common, word_diff
 
 if TYPE_CHECKING:
     from curation.reviewing.edits import Rescored
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, as in the ladder plot; black on it reads in light and dark.
 COLOUR = {"positive": "#009E73", "hard": "#D55E00", "medium": "#E69F00", "easy": "#56B4E9"}
 _OTHER = "#8C8C8C"
-_OWN_OF_POSITIVE, _OWN_OF_NEGATIVE = "rgba(0,158,115,.3)", "rgba(213,94,0,.3)"
+_OWN_OF_POSITIVE, _OWN_OF_NEGATIVE, _OF_BOTH = "rgba(0,158,115,.3)", "rgba(213,94,0,.3)", "rgba(86,180,233,.3)"
+# Two texts about different things share few words: marking all the others would only tint the page.
+_ALIKE = 0.5
 _MAX_LINES, _SUMMARY, _MAX_TEXT = 40, 140, 20_000
-_LANE_REM, _LANES, _TOO_NEAR = 1.7, 3, 4.5
+_LANE_REM, _LANES, _TOO_NEAR = 1.7, 6, 6.0
 _TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;line-height:1.5"
 _MUTED = "opacity:.75"
 
@@ -32,6 +34,7 @@ class Rung:
 
     Attributes:
         similarity: To the query, by the axis' teacher.
+        run: Which run wrote it, where the item has negatives of several.
         is_asked: False for one that only stands beside those that are asked about.
         decided: What this person decided about it, in a few words.
         details: What is shown on demand: (of what, the words).
@@ -43,6 +46,7 @@ class Rung:
     origin: str | None
     text: str
     similarity: float | None
+    run: str | None = None
     is_asked: bool = True
     other_scores: tuple[tuple[str, float], ...] = ()
     is_inverted: bool = False
@@ -67,7 +71,8 @@ class Shown:
 def item_html(item: Shown, focus: int, *, is_detailed: bool) -> str:
     """The whole item, the negative `focus` (a candidate id) opened; `is_detailed`: with what it breaks."""
     rung = next(rung for rung in item.rungs if rung.candidate_id == focus)
-    body = _query_html(item.query) + axis_html(item, focus) + _card_html(item, rung, is_detailed=is_detailed)
+    details = _details_html(rung) if is_detailed else ""
+    body = _query_html(item.query) + axis_html(item, focus) + details + _card_html(item, rung)
     return f"<div data-shown='{item.key}-{focus}'>{body}{_ladder_html(item, focus)}</div>"
 
 
@@ -134,37 +139,34 @@ def _teacher_html(item: Shown) -> str:
     return f"similarity to the query by {escaped(cell(item.teacher or '', 60))}"
 
 
-def _card_html(item: Shown, rung: Rung, *, is_detailed: bool) -> str:
-    """The negative in question beside the positive, words of one only marked."""
+def _card_html(item: Shown, rung: Rung) -> str:
+    """The negative in question beside the positive. Marked is what is the rarer: words of one only, or of both."""
     of_positive, of_negative = word_diff(item.positive[:_MAX_TEXT], rung.text[:_MAX_TEXT])
-    head = _pane_head("Positive", "positive", [_similarity(item.positive_similarity)])
-    notes = [
-        rung.grade,
-        rung.origin,
-        _similarity(rung.similarity),
-        *(f"{who} {it:.3f}" for who, it in rung.other_scores),
+    marks_own = share_common(of_positive, of_negative) >= _ALIKE
+    colours = (_OWN_OF_POSITIVE, _OWN_OF_NEGATIVE) if marks_own else (_OF_BOTH, _OF_BOTH)
+    bodies = [
+        pieces_html(pieces, colour=colour, marks_own=marks_own)
+        for pieces, colour in zip((of_positive, of_negative), colours, strict=True)
     ]
-    panes = (
-        _pane_html(head, pieces_html(of_positive, colour=_OWN_OF_POSITIVE), item.positive, "positive"),
-        _pane_html(
-            _pane_head(rung.label, rung.grade, notes) + _chips_html(rung),
-            pieces_html(of_negative, colour=_OWN_OF_NEGATIVE),
-            rung.text,
-            rung.grade,
-        ),
-    )
+    marked = f"marked: {'what only this one says' if marks_own else 'what both say'}"
+    notes = [rung.grade, rung.origin, rung.run, _similarity(rung.similarity)]
+    notes += [f"{who} {it:.3f}" for who, it in rung.other_scores]
+    positive_head = _pane_head("Positive", [_similarity(item.positive_similarity), marked])
+    negative_head = _pane_head(rung.label, notes) + _chips_html(rung)
+    panes = _pane_html(positive_head, bodies[0], item.positive, "positive")
+    panes += _pane_html(negative_head, bodies[1], rung.text, rung.grade)
     grid = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,17rem),1fr));gap:.8rem;margin:.5rem 0"
-    return f"<div style='{grid}'>{''.join(panes)}</div>{_details_html(rung) if is_detailed else ''}"
+    return f"<div style='{grid}'>{panes}</div>"
 
 
 def _pane_html(head: str, body: str, text: str, grade: str | None) -> str:
     rest = f" … ({len(text) - _MAX_TEXT:,} more characters)" if len(text) > _MAX_TEXT else ""
     border = f"border-left:6px solid {COLOUR.get(grade or '', _OTHER)};padding:.1rem .8rem;min-width:0"
-    scroll = f"max-height:45vh;overflow-y:auto;{_TEXT}"
+    scroll = f"max-height:36vh;overflow-y:auto;{_TEXT}"
     return f"<div style='{border}'>{head}<div dir='auto' style='{scroll}'>{body}{rest}</div></div>"
 
 
-def _pane_head(label: str, grade: str | None, notes: Sequence[str | None]) -> str:
+def _pane_head(label: str, notes: Sequence[str | None]) -> str:
     note = " · ".join(escaped(cell(note, 60)) for note in notes if note)
     return f"<div><b>{escaped(label)}</b> <span style='{_MUTED}'>{note}</span></div>"
 
@@ -175,9 +177,10 @@ def _similarity(value: float | None) -> str | None:
 
 def _chips_html(rung: Rung) -> str:
     """Why this one is suspect, and what this person has decided about it."""
-    flags = [*(["inverted"] if rung.is_inverted else []), *(["above the positive"] if rung.is_above_positive else [])]
+    said = {"inverted": rung.is_inverted, "above the positive": rung.is_above_positive}
+    flags = [flag for flag, is_so in said.items() if is_so and not any(flag in reason for reason in rung.reasons)]
     chips = [_chip_html(flag, "rgba(213,94,0,.35)") for flag in flags]
-    chips += [_chip_html(reason, "rgba(230,159,0,.3)") for reason in rung.reasons if reason not in flags]
+    chips += [_chip_html(reason, "rgba(230,159,0,.3)") for reason in rung.reasons]
     if rung.decided:
         chips.append(_chip_html(f"decided: {rung.decided}", "rgba(86,180,233,.35)"))
     return f"<div style='display:flex;flex-wrap:wrap;gap:.3rem;margin:.15rem 0'>{''.join(chips)}</div>" if chips else ""

@@ -78,7 +78,8 @@ def open_desk(
         if claimed is None:
             return None, progress, last
         view = item_view(session, claimed.item_id, reviewer)
-        checks = self_checks(session, claimed.item_id) if is_detailed else {}
+        # What its writer said tells that a text is synthetic, and which grade it was meant to have.
+        checks = self_checks(session, claimed.item_id) if is_detailed and not view.is_blind else {}
     desk = Desk(
         seat=seat,
         assignment_id=claimed.assignment_id,
@@ -191,36 +192,44 @@ def accept_edit(store: Store, desk: Desk, edit: Rescored, *, shown_at: datetime)
 
 def shown_item(view: ItemView, assignment_id: int, checks: Mapping[int, Mapping[str, Any]]) -> Shown:
     """The view as it is painted."""
-    rungs = tuple(_rung(one, number, view, checks.get(one.id, {})) for number, one in enumerate(view.negatives, 1))
+    labels = _labels(view)
+    rungs = tuple(_rung(one, view, labels, checks.get(one.id, {})) for one in view.negatives)
     similarity = view.positive_scores.get(view.axis) if view.axis else None
     return Shown(f"{assignment_id}-{view.item_id}", view.query, view.positive, similarity, rungs, view.axis)
 
 
-def _rung(one: NegativeShown, number: int, view: ItemView, check: Mapping[str, Any]) -> Rung:
+def _labels(view: ItemView) -> dict[int, str]:
+    """N and the rank; with a letter for the run where several runs wrote negatives. What has no rank is numbered."""
+    runs = sorted({one.run for one in view.negatives if one.run and one.rank})
+    letters = {run: chr(ord("a") + place % 26) for place, run in enumerate(runs)} if len(runs) > 1 else {}
+    return {
+        one.id: f"N{one.rank}{letters.get(one.run or '', '')}" if one.rank else f"#{number}"
+        for number, one in enumerate(view.negatives, 1)
+    }
+
+
+def _rung(one: NegativeShown, view: ItemView, labels: Mapping[int, str], check: Mapping[str, Any]) -> Rung:
+    has_runs = len({other.run for other in view.negatives}) > 1
     return Rung(
         candidate_id=one.id,
-        label=_label(one, number),
+        label=labels[one.id],
         grade=one.grade,
         origin=one.origin,
         text=one.text,
         similarity=one.scores.get(view.axis) if view.axis else None,
+        run=one.run if has_runs else None,
         is_asked=one.is_asked,
         other_scores=tuple((name, value) for name, value in sorted(one.scores.items()) if name != view.axis),
         is_inverted=one.is_inverted,
         is_above_positive=one.is_above_positive,
         reasons=one.reasons,
-        decided=_decided(one, view),
+        decided=_decided(one, labels),
         details=_details(one, check),
     )
 
 
-def _label(one: NegativeShown, number: int) -> str:
-    return f"N{one.rank}" if one.rank else f"#{number}"
-
-
-def _decided(one: NegativeShown, view: ItemView) -> str | None:
+def _decided(one: NegativeShown, labels: Mapping[int, str]) -> str | None:
     """This person's verdict and swap in a few words."""
-    labels = {other.id: _label(other, number) for number, other in enumerate(view.negatives, 1)}
     said = [one.decision.grade or one.decision.kind.replace("_", " ")] if one.decision else []
     said += [f"swap with {labels.get(one.swap.other_candidate_id or 0, 'another')}"] if one.swap else []
     return ", ".join(said) or None
@@ -229,7 +238,11 @@ def _decided(one: NegativeShown, view: ItemView) -> str | None:
 def _details(one: NegativeShown, check: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What is shown on demand: (of what, the words)."""
     rows = [("Breaks", one.violated_requirement or "nothing stated")]
-    rows += [(f"Its writer's {name.replace('_', ' ')}", _words(value)) for name, value in check.items()]
+    rows += [
+        (f"Its writer's {name.replace('_', ' ')}", _words(value))
+        for name, value in check.items()
+        if value != one.violated_requirement
+    ]
     rows += [
         (f"Judge {said.judge}", f"relevance {said.relevance}: {said.reason} {said.evidence}".strip())
         for said in one.judgements
@@ -241,6 +254,9 @@ def _details(one: NegativeShown, check: Mapping[str, Any]) -> tuple[tuple[str, s
 
 
 def _words(value: Any) -> str:
+    """A model's answer in words: `met: true, reason: ...` of an object."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')}: {_words(part)}" for name, part in value.items())
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 

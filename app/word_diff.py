@@ -60,12 +60,19 @@ def _append(pieces: list[Piece], tokens: Sequence[str], *, is_own: bool) -> None
         pieces.append(Piece(text, is_own))
 
 
-def pieces_html(pieces: Iterable[Piece], *, colour: str) -> str:
-    """The pieces with their own words marked; the white space after them is not."""
+def share_common(*texts: Sequence[Piece]) -> float:
+    """How much of the texts together the other one has too, by characters; 1 for nothing at all."""
+    sizes = [(len(piece.text), piece.is_own) for pieces in texts for piece in pieces]
+    total = sum(size for size, _ in sizes)
+    return 1 - sum(size for size, is_own in sizes if is_own) / total if total else 1.0
+
+
+def pieces_html(pieces: Iterable[Piece], *, colour: str, marks_own: bool = True) -> str:
+    """The pieces with their own words marked, or those in common; the white space after them is not."""
     mark = f"background:{colour};border-radius:3px;color:inherit;padding:0 1px"
     parts = []
     for piece in pieces:
-        words = piece.text.rstrip() if piece.is_own else ""
+        words = piece.text.rstrip() if piece.is_own == marks_own else ""
         marked = f"<mark style='{mark}'>{html.escape(shown(words))}</mark>" if words else ""
         parts.append(marked + html.escape(shown(piece.text[len(words) :])))
     return "".join(parts)

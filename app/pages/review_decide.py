@@ -45,6 +45,11 @@ _VERDICTS = (
 )
 _Done = TypeVar("_Done")
 _MAX_NOTE, _MAX_TEXT, _MAX_RUBRIC = 10_000, 100_000, 40_000
+# The page begins below the navigation, and headings of the guidelines are not larger than the item.
+_STYLE = """<style>
+  [data-testid="stMainBlockContainer"] { padding-top: 4.2rem; }
+  .st-key-guidelines :is(h1, h2, h3, h4, h5, h6) { font-size: 1rem; padding: .4rem 0 .1rem; }
+</style>"""
 # The cursor goes into the text by itself: a person who reviews by keys has no mouse in their hand. No data is in it.
 _FOCUS = """<script>(() => {
   let left = 60;
@@ -61,6 +66,7 @@ _encoder = st.cache_resource(bundled_encoder)
 
 
 def show() -> None:
+    st.html(_STYLE)
     with refusals() as store:
         person = person_here(store)
         session_id = asked_number("session")
@@ -79,8 +85,7 @@ def _desk(store: Store, seat: Seat) -> None:
         with right:
             st.html(progress_html(progress))
             if desk is not None:
-                st.caption(f"Guidelines: {plain(desk.rubric_title)}")
-                st.markdown(shown(desk.rubric[:_MAX_RUBRIC]))
+                _show_guidelines(desk)
         with left:
             _show_told()
             if desk is None:
@@ -88,6 +93,14 @@ def _desk(store: Store, seat: Seat) -> None:
                 _button("Undo", "U", f"end-{last}", _undo, store, seat, last, disabled=last is None)
             else:
                 _show_item(store, desk)
+
+
+def _show_guidelines(desk: Desk) -> None:
+    with st.container(key="guidelines", gap="xsmall"):
+        st.caption(f"Guidelines: {plain(desk.rubric_title)}")
+        st.markdown(shown(desk.rubric[:_MAX_RUBRIC]))
+        if len(desk.rubric) > _MAX_RUBRIC:
+            st.caption(f"{len(desk.rubric) - _MAX_RUBRIC:,} more characters are not shown here.")
 
 
 def _show_item(store: Store, desk: Desk) -> None:
@@ -149,8 +162,8 @@ def _show_writing(store: Store, desk: Desk, focus: int, kind: str, shown_at: dat
     text = next(rung.text for rung in desk.item.rungs if rung.candidate_id == focus) if kind == "edit" else ""
     with st.container(key="writing"), st.form(f"form-{kind}-{painted}", border=False):
         most = _MAX_TEXT if kind == "edit" else _MAX_NOTE
-        st.text_area(f"{title} (Ctrl+Enter saves)", text, key=box, max_chars=most, height=200)
-        st.form_submit_button("Save", on_click=_save, args=(store, desk, focus, kind, box, shown_at))
+        st.text_area(title, text, key=box, max_chars=most, height=200)
+        st.form_submit_button("Save (Ctrl+Enter)", on_click=_save, args=(store, desk, focus, kind, box, shown_at))
     _button("Cancel", "Esc", painted, _write, None, painted)
     st.html(_FOCUS, unsafe_allow_javascript=True)
 

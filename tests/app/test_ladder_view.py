@@ -67,7 +67,7 @@ def test_every_similarity_stands_inside_the_axis(values: list[float]) -> None:
 
 
 def test_neighbours_move_down_a_lane() -> None:
-    assert lanes_of([10, 11, 12, 13, 14.6, 50]) == [0, 1, 2, 2, 0, 0]
+    assert lanes_of([10, 11, 12, 13, 14, 15, 15.5, 16, 50]) == [0, 1, 2, 3, 4, 5, 5, 0, 0]
 
 
 def test_flags_reasons_and_what_was_decided_are_chips() -> None:
@@ -76,6 +76,12 @@ def test_flags_reasons_and_what_was_decided_are_chips() -> None:
     for said in ("inverted", "above the positive", "teachers disagree", "decided: keep"):
         assert said in page
     assert "teachers disagree" not in Tags(item_html(shown(flagged, rung(2)), 2, is_detailed=False)).words
+
+
+def test_what_is_marked_is_the_rarer_part() -> None:
+    alike = shown(rung(1, text="the river floods in May"), positive="the river floods in June")
+    assert "what only this one says" in item_html(alike, 1, is_detailed=False)
+    assert "what both say" in item_html(shown(rung(1, text="another thing altogether")), 1, is_detailed=False)
 
 
 def test_requirement_and_self_check_on_demand() -> None:

@@ -1,7 +1,8 @@
-"""Bursts of key presses in a real browser: what was decided is what was painted, whatever the pace.
+"""The decision page in a real browser: bursts of presses, a whole session by keys, and text that stays text.
 
-`AppTest` passes pages that lose decisions; only a browser shows them. A script in the page writes down each negative
-that is painted and what stands on the page at each key press; both are compared with the events in the store.
+What was decided is what was painted, whatever the pace. `AppTest` passes pages that lose decisions; only a browser
+shows them. A script in the page writes down each negative that is painted and what stands on the page at each key
+press; both are compared with the events in the store.
 """
 
 import os
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ class Desk:
         page.locator("[data-shown]").wait_for(timeout=90_000)
         return cls(page)
 
-    def burst(self, keys: str, gap_ms: int) -> None:
+    def burst(self, keys: Sequence[str], gap_ms: int) -> None:
         for key in keys:
             self.page.keyboard.press(key)
             self.page.wait_for_timeout(gap_ms)
@@ -261,17 +262,19 @@ def test_a_reload_and_another_device_resume_at_the_same_negative(stage: tuple[St
     require_seen(desk, after[len(decided) :])
 
 
-def fill(store: Store, num: int = 60) -> None:
+def fill(store: Store, num: int = 60, hostile: str = "") -> None:
     """Examples with one, two and three negatives, and two people."""
     with store.write() as session:
         ada = put_reviewer(session, "ada", "admin")
         put_reviewer(session, "grace", "reviewer", by=ada)
-        run = start_run(session, "generate", "rivers", {}, 0)
+        run = start_run(session, "generate", f"rivers {hostile[:100]}", {}, 0)
         teacher = put_teacher(session, name="minilm", version="v", kind="bi-encoder", max_length=256)
         for n in range(num):
-            (query,) = put_queries(session, [f"which river floods in month {n}"])
+            (query,) = put_queries(session, [f"which river floods in month {n} {hostile}"])
             others = ("canal", "lake", "hill")[: 1 + n % 3]
-            texts = [f"The {what} floods in month {n} of every year, people say." for what in ("river", *others)]
+            texts = [
+                f"The {what} floods in month {n} of every year, people say. {hostile}" for what in ("river", *others)
+            ]
             passages = put_passages(session, texts)
             (example,) = put_examples(session, [(query, passages[0])], origin="synthetic")
             grades = (None, "hard", "medium", "easy")
@@ -291,6 +294,90 @@ def fill(store: Store, num: int = 60) -> None:
 
 
 def new_session(store: Store, **facts: Any) -> int:
-    recipe = SessionRecipe.model_validate({"name": uuid4().hex, "queue": {"order": "random"}, **facts})
+    recipe = SessionRecipe.model_validate({"name": uuid4().hex, "queue": {"order": "random"}, "seed": 1, **facts})
     with store.write() as session:
         return create_session(session, recipe, reviewer_of(session, "ada")).id
+
+
+def test_everything_is_done_by_keys(stage: tuple[Store, str, str], browser: Any) -> None:
+    store, _, address = stage
+    session_id = new_session(store, queue={"order": "random", "text": "month 2"}, rubric={"text": "# Look closely"})
+    desk = Desk.opened(browser, address, session_id)
+    page = desk.page
+    page.get_by_text("Look closely").wait_for()
+    first = page.locator("[data-shown]").get_attribute("data-shown")
+
+    def step(key: str, expected: str) -> None:
+        page.keyboard.press(key)
+        page.get_by_text(expected).first.wait_for(timeout=30_000)
+        desk.settle()
+
+    num = page.locator("[data-shown]").get_by_text("decided:").count()
+    assert num == 0
+    step("v", "nothing stated")
+    step("w", "decided: swap with")
+    desk.burst(["ArrowDown", "ArrowUp"], 900)
+    assert page.locator("[data-shown]").get_attribute("data-shown") == first
+    step("2", "medium")
+    assert page.locator("[data-shown]").get_attribute("data-shown") != first
+    page.keyboard.press("e")
+    write(page, " indeed")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="False negative").wait_for()
+    page.keyboard.press("e")
+    write(page, " indeed")
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("button", name="Accept the edit").wait_for(timeout=60_000)
+    page.keyboard.press("y")
+    page.get_by_role("button", name="Keep").wait_for(timeout=30_000)
+    desk.settle()
+    desk.burst(["g"], 600)
+    write(page, "the query is odd")
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("button", name="Keep").wait_for(timeout=30_000)
+    desk.settle()
+    desk.burst("sau", 1_500)
+    desk.settle()
+    kinds = kinds_of(store, session_id)
+    assert kinds[:4] == ["swap", "regrade", "edit", "flag"] and kinds[-1] == "undo"
+    assert {"skip", "accept_all"} <= set(kinds)
+
+
+def write(page: Any, words: str) -> None:
+    """Words into the text that has the focus by itself."""
+    page.wait_for_function("document.activeElement.tagName === 'TEXTAREA'", timeout=30_000)
+    page.keyboard.type(words)
+
+
+def kinds_of(store: Store, session_id: int) -> list[str]:
+    events = select(Decision.kind).join(Assignment, Assignment.id == Decision.assignment_id)
+    with store.read() as session:
+        return list(session.scalars(events.where(Assignment.session_id == session_id).order_by(Decision.id)))
+
+
+HOSTILE = (
+    "<script>window.owned = 1</script> <img src=x onerror='window.owned = 1'> **bold** [link](javascript:owned) "
+    "</div></bdi> \u202egnp.exe\u202c pay\u200bpal مرحبا $x^2$ :material/home: " + "x" * 3_000
+)
+
+
+def test_hostile_text_is_text_on_both_pages(tmp_path: Path, browser: Any) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = Store.open(url)
+    fill(store, num=2, hostile=HOSTILE)
+    session_id = new_session(store, name="<b>s</b> **bold** " + "y" * 100, rubric={"text": f"# Rules {HOSTILE}"})
+    with served(url, "ada") as address:
+        desk = Desk.opened(browser, address, session_id)
+        desk.burst("v", 1_000)
+        desk.settle()
+        inside = desk.page.locator("[data-shown]")
+        words = inside.inner_text()
+        assert "<script>window.owned" in words and "**bold**" in words and "[U+200B]" in words
+        assert "\u202e" not in desk.page.content()
+        assert inside.locator("script, img, a").count() == 0
+        fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert desk.page.evaluate("window.owned") is None and desk.page.evaluate(fits)
+        desk.page.goto(f"{address}/review")
+        desk.page.get_by_text("<b>s</b> **bold**").first.wait_for(timeout=60_000)
+        assert desk.page.evaluate("window.owned") is None
+    store.close()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.word_diff import Piece, pieces_html, word_diff
+from app.word_diff import Piece, pieces_html, share_common, word_diff
 
 
 def own(pieces: list[Piece]) -> list[str]:
@@ -59,3 +59,9 @@ def test_html_is_escaped_inside_and_outside_of_marks() -> None:
     shown = pieces_html(word_diff("a <i>b</i>", "a <b onclick='x'>")[1], colour="#fff")
     assert re.sub(r"</?mark[^>]*>", "", shown) == html.escape("a <b onclick='x'>")
     assert "<mark" in shown
+
+
+def test_what_both_say_can_be_marked_instead() -> None:
+    one, other = word_diff("a river floods", "the river sleeps well")
+    assert share_common(one, other) == 12 / 35 and share_common([], []) == 1
+    assert pieces_html(other, colour="c", marks_own=False).split("</mark>")[0].endswith(">river")
