@@ -70,12 +70,14 @@ def browse(
     beyond: int | None = None,
     towards: Literal["older", "newer"] = "older",
     limit: int = PAGE,
+    window: int = _WINDOW,
     most_seconds: float = _MOST_SECONDS,
 ) -> Page:
     """The next candidates under the filters, from key `beyond` on, itself left out.
 
     Args:
         beyond: Key of the last candidate seen; None begins with the newest, or the oldest.
+        window: So many keys are looked at by one statement.
         most_seconds: After so long no further window is looked at.
     """
     low, high = _bounds(session, filters)
@@ -86,11 +88,11 @@ def browse(
     ends = time.monotonic() + most_seconds
     rows: list[Row] = []
     while len(rows) < limit and (at > low if is_older else at < high):
-        window = (max(low, at - _WINDOW), at - 1) if is_older else (at + 1, min(high, at + _WINDOW))
-        statement = _in_window(filters, window, is_older=is_older, is_sqlite=is_sqlite)
+        part = (max(low, at - window), at - 1) if is_older else (at + 1, min(high, at + window))
+        statement = _in_window(filters, part, is_older=is_older, is_sqlite=is_sqlite)
         found = session.execute(statement.limit(limit - len(rows))).all()
         rows += [Row(*row) for row in found]
-        at = rows[-1].id if len(rows) == limit else window[0] if is_older else window[1]
+        at = rows[-1].id if len(rows) == limit else part[0] if is_older else part[1]
         if time.monotonic() > ends:
             break
     is_end = at <= low if is_older else at >= high

@@ -9,18 +9,19 @@ Pages are those of the navigation. A page that scrolls sideways, or shows an exc
 
 import argparse
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page, Playwright
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (1280, 800)
@@ -31,7 +32,7 @@ CHROMIUM_FLAGS = (
 )  # fmt: skip
 _TIMEOUT_MS = 90_000
 _MOST_HEIGHT = 6_000
-_SETTLE_MS = 700
+_SETTLE_MS, _LOOK_MS = 700, 50
 _IS_BUSY = (
     "document.querySelector('[data-testid=stApp][data-test-script-state=running], [data-testid=stSkeleton],"
     " [data-testid=stSpinner], [data-stale=true]') !== null"
@@ -39,13 +40,14 @@ _IS_BUSY = (
 
 
 @contextmanager
-def served(store: str | None) -> Iterator[str]:
-    """The address of `gradus app` on a free port, ended afterwards."""
+def served(store: str | None, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The address of `gradus app` on a free port, ended afterwards; with more of an environment than this process'."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(Path(sys.executable).parent / "gradus"), "app", "--port", str(port)]
-    server = subprocess.Popen([*command, *(["--store", store] if store else [])], cwd=ROOT, stdout=subprocess.DEVNULL)
+    command += ["--store", store] if store else []
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, **(environment or {})})
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -62,15 +64,23 @@ def served(store: str | None) -> Iterator[str]:
         server.wait(20)
 
 
-def wait_until_painted(page: "Page") -> None:
+def launched(playwright: "Playwright") -> "Browser":
+    """Debian's Chromium, or the one that CHROMIUM names."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        raise SystemExit("there is no chromium on the path: apt install chromium, or set CHROMIUM")
+    return playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+
+
+def wait_until_painted(page: "Page", settle_ms: int = _SETTLE_MS) -> None:
     """Until the script has run, its fragments too, and nothing has changed for a moment."""
     page.locator("h1, [data-testid=stException]").first.wait_for(timeout=_TIMEOUT_MS)
-    quiet = 0
-    for _ in range(_TIMEOUT_MS // 100):
-        quiet = 0 if page.evaluate(_IS_BUSY) else quiet + 100
-        if quiet >= _SETTLE_MS:
+    quiet = -_LOOK_MS
+    for _ in range(_TIMEOUT_MS // _LOOK_MS):
+        quiet = 0 if page.evaluate(_IS_BUSY) else quiet + _LOOK_MS
+        if quiet >= settle_ms:
             return
-        page.wait_for_timeout(100)
+        page.wait_for_timeout(_LOOK_MS)
     raise SystemExit(f"{page.url} was not painted within {_TIMEOUT_MS // 1000} s")
 
 
@@ -104,9 +114,7 @@ def shoot(address: str, folder: Path, only: Sequence[str] = ()) -> list[str]:
     wrong: list[str] = []
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=list(CHROMIUM_FLAGS)
-        )
+        browser = launched(playwright)
         paths = page_paths(browser.new_page(viewport={"width": 1600, "height": 900}), address)
         paths = [path for path in paths if not only or path in only]
         for scheme in SCHEMES:
