@@ -91,7 +91,7 @@ def load_model(
     if lora is not None:
         _add_adapters(model, lora)
     if gradient_checkpointing:
-        _transformer(model).gradient_checkpointing_enable({"use_reentrant": False})
+        _transformer(model).activation_checkpointing_enable({"use_reentrant": False})
         _transformer(model).enable_input_require_grads()  # frozen embeddings would end the graph before the adapters
     if pooling == "own":
         return model
