@@ -28,13 +28,21 @@ class Chunk:
     num_tokens: int
 
 
-def chunks_of(lengths_M: Sequence[int], chunk_tokens: int) -> list[Chunk]:
-    """Chunks by falling length, each within the budget; a text that is longer than that is alone."""
-    order = sorted(range(len(lengths_M)), key=lambda place: (-lengths_M[place], place))
+def chunks_of(lengths_M: Sequence[int], chunk_tokens: int, kinds_M: Sequence[int] | None = None) -> list[Chunk]:
+    """Chunks by falling length, each within the budget; a text that is longer than that is alone.
+
+    Args:
+        kinds_M: Only texts of one kind share a chunk.
+    """
+    kinds = kinds_M if kinds_M is not None else [0] * len(lengths_M)
+    order = sorted(range(len(lengths_M)), key=lambda place: (kinds[place], -lengths_M[place], place))
     chunks, start = [], 0
     while start < len(order):
-        width = int(lengths_M[order[start]])
-        end = min(len(order), start + max(1, chunk_tokens // width))
+        first = order[start]
+        width, end = int(lengths_M[first]), start + 1
+        most = max(1, chunk_tokens // width)
+        while end < len(order) and end - start < most and kinds[order[end]] == kinds[first]:
+            end += 1
         chunks.append(Chunk(tuple(order[start:end]), width * (end - start)))
         start = end
     return chunks
@@ -72,7 +80,8 @@ class Encoder:
     ) -> None:
         self.model, self.tokens, self.processes = model, tokens, processes
         self.chunk_tokens, self.kept_tokens, self.bf16 = chunk_tokens, kept_tokens, bf16
-        self._draws = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
+        # A pooling that leaves prompts out takes one length of prompt for all texts of a forward pass.
+        self._pools_prompts = all(getattr(module, "include_prompt", True) for module in model)
         self._pad_id, self._pads_left = int(model.tokenizer.pad_token_id or 0), model.tokenizer.padding_side == "left"
 
     def encode(self, numbers: Sequence[int], key: tuple[int, ...]) -> Encoded:
@@ -82,7 +91,8 @@ class Encoder:
             numbers: Numbers of the texts in the token table.
             key: What the chunks' draws depend on, beside their place.
         """
-        chunks = chunks_of([int(self.tokens.lengths[number]) for number in numbers], self.chunk_tokens)
+        lengths, prompts = (a[list(numbers)].tolist() for a in (self.tokens.lengths, self.tokens.num_prompt))
+        chunks = chunks_of(lengths, self.chunk_tokens, None if self._pools_prompts else prompts)
         owners = shared_out([chunk.num_tokens for chunk in chunks], self.processes.count)
         mine = [(place, chunks[place]) for place, owner in enumerate(owners) if owner == self.processes.rank]
         used = np.cumsum([chunk.num_tokens for _, chunk in mine])
@@ -119,9 +129,11 @@ class Encoder:
         return torch.autocast(self.processes.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def _forward(self, encoded: Encoded, place: int, chunk: Chunk) -> Tensor:
-        if self._draws:
-            torch.manual_seed(_seed(*encoded.key, place))
-        features = self.padded([encoded.numbers[at] for at in chunk.places])
+        torch.manual_seed(_seed(*encoded.key, place))
+        numbers = [encoded.numbers[at] for at in chunk.places]
+        features: dict[str, Any] = self.padded(numbers)
+        if not self._pools_prompts:
+            features["prompt_length"] = int(self.tokens.num_prompt[numbers[0]])
         vectors: Tensor = self.model(features)["sentence_embedding"]
         return vectors.float()
 

@@ -53,7 +53,7 @@ class StepReport:
         for place, column, negative in contrast.own:
             similarity = float(cosines_BN[place, column])
             self.similarities.append(similarity)
-            self.margins.append(float(positives_B[place]) - similarity)
+            self.margins.append(round(float(positives_B[place]) - similarity, 6))
             self.pulls.append(float(pull_BN[place, column]))
             self.ranks.append(negative.rank)
             self.are_written.append(negative.is_written)
@@ -108,7 +108,7 @@ class StepReport:
             "example_id": self.example_ids,
             "negative_id": self.negative_ids,
             "rank": self.ranks,
-            "margin": [round(margin, 6) for margin in self.margins],
+            "margin": self.margins,
         }
 
 

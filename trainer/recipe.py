@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Pooling = Literal["log1p", "sum", "mean", "last"]
+Pooling = Literal["log1p", "sum", "mean", "last", "own"]
 Group = Literal["hard", "medium", "easy", "mined", "in_batch"]
 Positive = Annotated[float, Field(gt=0)]
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -98,14 +98,16 @@ class TrainRecipe(BaseModel):
     split: str = Field(default="train", pattern=r"^[A-Za-z0-9_]+$")
 
     model: str = "minilm"
-    pooling: Pooling = "log1p"
+    pooling: Pooling = Field(default="log1p", description="log1p is ATA; own keeps the model's.")
     detach_weights: bool = Field(default=False, description="Whether gradients stop at ATA's weights.")
     bidirectional: bool = Field(default=False, description="Let every token of a decoder see every other.")
     lora: LoRA | None = None
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of the weights; adapters: float32.")
     gradient_checkpointing: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Of the model; adapters have their own.")
     query_prompt: str = Field(default="", description="Put before each query; {instruction} stands for the example's.")
     passage_prompt: str = ""
+    include_prompt: bool = Field(default=True, description="Whether the tokens of a prompt are pooled.")
     max_length: int = Field(default=128, ge=8, description="Tokens.")
     max_query_length: int | None = Field(default=None, ge=8, description="Tokens; the same as passages if left out.")
 

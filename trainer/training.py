@@ -18,7 +18,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.backbones import with_pooling
+from trainer.backbones import Lora, load_model, longest_text
 from trainer.checkpoints import Checkpoints
 from trainer.curriculum import Step, describe_plan, plan_steps
 from trainer.errors import TrainerError
@@ -132,7 +132,7 @@ class _Training:
         if processes.is_main and self.checkpoints.is_of_another():
             shutil.rmtree(folder)  # another recipe's leftovers: start anew
         processes.wait()
-        self.model = load_for_training(recipe, model_folder).to(processes.device)
+        self.model = load_for_training(recipe, model_folder, processes.device)
         tokens = folder / "tokens.arrow"
         self._tokenise(tokens)
         self.encoder = Encoder(
@@ -183,15 +183,28 @@ class _Training:
             self.checkpoints.save(number + 1, self.model, self.learner.optimizer, mark)
 
 
-def load_for_training(recipe: TrainRecipe, folder: Path) -> SentenceTransformer:
-    """The model with the recipe's pooling and dropout.
+def load_for_training(recipe: TrainRecipe, folder: Path, device: torch.device) -> SentenceTransformer:
+    """The model with the recipe's pooling, adapters, prompts and dropout.
 
     Raises:
-        TrainerError: The model takes no texts as long as the recipe's.
+        TrainerError: The model does not take what the recipe wants.
     """
-    torch.manual_seed(recipe.seed)
-    model = with_pooling(SentenceTransformer(str(folder), device="cpu"), recipe.pooling, recipe.detach_weights)
-    longest, asked_for = _longest(model), max(recipe.max_length, recipe.max_query_length or 0)
+    torch.manual_seed(recipe.seed)  # adapters start from draws
+    prompts = {"query": recipe.query_prompt, "document": recipe.passage_prompt}
+    lora = recipe.lora
+    model = load_model(
+        folder,
+        pooling=recipe.pooling,
+        detach_weights=recipe.detach_weights,
+        include_prompt=recipe.include_prompt,
+        bidirectional=recipe.bidirectional,
+        prompts={name: prompt for name, prompt in prompts.items() if prompt and "{" not in prompt},
+        lora=Lora(lora.rank, lora.alpha, lora.dropout) if lora is not None else None,
+        dtype=recipe.dtype,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        device=str(device),
+    )
+    longest, asked_for = longest_text(model), max(recipe.max_length, recipe.max_query_length or 0)
     if longest is not None and asked_for > longest:
         name = "max_length" if recipe.max_length == asked_for else "max_query_length"
         raise TrainerError(f"{name} = {asked_for}: model {recipe.model!r} takes at most {longest} tokens")
@@ -199,15 +212,6 @@ def load_for_training(recipe: TrainRecipe, folder: Path) -> SentenceTransformer:
         if isinstance(module, torch.nn.Dropout) and "lora_" not in name:
             module.p = recipe.dropout
     return model
-
-
-def _longest(model: Any) -> int | None:
-    """Positions that the model was made for; None where its configuration does not say."""
-    config = model[0].model.config
-    positions = getattr(config, "max_position_embeddings", None)
-    # The RoBERTa family counts positions from behind its padding id.
-    offset = 2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl") else 0
-    return None if positions is None else positions - offset
 
 
 def _has_bf16(device: torch.device) -> bool:

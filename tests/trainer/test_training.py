@@ -201,19 +201,54 @@ def test_it_learns_only_what_follows_from_the_gradient(release: Path, tiny_model
     two = train(recipe(**alone, batch_size=4, accumulate=2), release, tiny_model, output=tmp_path / "two" / "toy")
     mine, theirs = (load_file(result.folder / "model.safetensors") for result in (one, two))
     for name, weights in mine.items():
-        torch.testing.assert_close(theirs[name], weights, atol=1e-5, rtol=1e-4)
+        if not name.endswith("key.bias"):  # zero but for rounding, which Adam blows up
+            torch.testing.assert_close(theirs[name], weights, atol=1e-5, rtol=1e-4)
 
 
-def test_a_rehearsal_leaves_no_trace(release: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_adapters_alone_learn_and_are_merged_when_saved(release: Path, tiny_model: Path, tmp_path: Path) -> None:
+    adapted = recipe(lora={"rank": 2, "alpha": 4, "dropout": 0.2}, learning_rate=1e-2, max_steps=3, kept_tokens=0)
+    result = train(adapted, release, tiny_model, output=tmp_path / "toy")
+    before = load_file(tiny_model / "model.safetensors")
+    after = load_file(result.folder / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.endswith("weight") and before[name].dim() == 2 for name in changed)
+    assert not any("embeddings" in name for name in changed)
+
+
+def test_prompts_are_put_before_queries_and_left_out_of_pooling(
+    release: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    prompted = recipe(query_prompt="{instruction} ", passage_prompt="the ", include_prompt=False, max_steps=2)
+    train(prompted, release, tiny_model, output=tmp_path / "toy")
+    found = read_release(release)
+    run = started_training(prompted, release, tiny_model, tmp_path)
+    tokens, texts = run.encoder.tokens, run.texts
+    assert set(texts.queries) == {f"of many {example.query}" for example in found.examples}
+    assert tokens.num_prompt.tolist() == [3] * len(texts.queries) + [2] * len(texts.passages)  # with the opening token
+    numbers = [0, len(texts.queries), 1]
+    vectors = run.encoder.encode(numbers, (0,)).embeddings_ME
+    for place, prompt in enumerate(("of many ", "the ", "of many ")):
+        text = list(texts.with_prompts())[numbers[place]][0].removeprefix(prompt)
+        expected = run.model.encode([text], prompt=prompt, convert_to_tensor=True, normalize_embeddings=False)[0]
+        torch.testing.assert_close(vectors[place].detach(), expected, atol=1e-5, rtol=1e-4)
+
+
+def started_training(asked: TrainRecipe, release: Path, tiny_model: Path, folder: Path) -> Any:
+    """A training before its first step."""
     from trainer.curriculum import plan_steps
     from trainer.processes import Processes
     from trainer.training import _Training
 
     found = read_release(release)
-    steps = plan_steps(recipe(), found.examples)
-    run = _Training(recipe(), found, steps, tiny_model, tmp_path / ".toy.partial", Processes("cpu"))
+    steps = plan_steps(asked, found.examples)
+    return _Training(asked, found, steps, tiny_model, folder / ".started.partial", Processes("cpu"))
+
+
+def test_a_rehearsal_leaves_no_trace(release: Path, tiny_model: Path, tmp_path: Path) -> None:
+    run = started_training(recipe(), release, tiny_model, tmp_path)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-    run.learner.rehearse(steps)
+    run.learner.rehearse(run.steps)
     assert all(torch.equal(before[name], tensor) for name, tensor in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())
 
