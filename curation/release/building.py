@@ -5,7 +5,7 @@ Rows are built as columns, a page of examples at a time: a dictionary for every 
 
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.release import page as parts
+from curation.release.decided import Decided
 from curation.release.files import (
     CORPUS,
     GRADED,
@@ -74,6 +75,8 @@ class Builder:
         self.both = {"synthetic": 0, "mined": 0}  # slots of the examples that have negatives of both kinds
         self.licences: dict[tuple[str, str], int] = {}  # examples by (source, licence)
         self.sources = Sources()
+        self.decided: Decided | None = None  # what people's decisions did, once it is written
+        self.examples: Sequence[int] = ()
         self._queries = Texts()
         self._passages = Texts()  # of the corpus: what nobody wrote by machine
 
@@ -84,14 +87,15 @@ class Builder:
             selection = Selection(session, self._recipe, self._frozen)
             if self._frozen is None:
                 check_licences(selection.licences(), self._recipe.acknowledged)
-            provenance = Provenance(session, self._recipe.runs)
+            provenance = Provenance(session, self._recipe.runs, selection.decided.of)
             done = 0
             for page in selection.pages():
                 progress(done, len(selection))
                 self._write_page(writers, page, provenance)
                 done += len(page.examples)
             progress(done, len(selection))
-            self.sources = provenance.sources
+            self.sources, self.decided = provenance.sources, selection.decided
+            self.examples = selection.keys.tolist()
             writers.write("queries", "queries", query_tables(session, self._queries))
             writers.write("corpus", "corpus", corpus_tables(session, self._passages))
             return writers.close()

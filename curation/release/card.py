@@ -34,7 +34,7 @@ def write_card(path: Path, manifest: Manifest) -> None:
         license_name=None if is_one else "licences-of-sources",
         license_link=None if is_one else "#licences",
         pretty_name=recipe["title"],
-        annotations_creators=["machine-generated"],
+        annotations_creators=["machine-generated", *(["expert-generated"] if _is_reviewed(manifest) else [])],
         language_creators=["machine-generated", "found"] if _has_sources(manifest) else ["machine-generated"],
         multilinguality=["multilingual" if len(recipe["language"]) > 1 else "monolingual"],
         source_datasets=["original"],
@@ -44,6 +44,10 @@ def write_card(path: Path, manifest: Manifest) -> None:
         configs=[_config(config, splits) for config, splits in manifest["rows"].items()],
     )
     path.write_text(str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{_body(manifest)}")), encoding="utf-8")
+
+
+def _is_reviewed(manifest: Manifest) -> bool:
+    return bool((manifest.get("decisions") or {}).get("reviews"))
 
 
 def _has_sources(manifest: Manifest) -> bool:
@@ -69,7 +73,8 @@ def _body(manifest: Manifest) -> str:
         _configurations(manifest),
         "## Grades and rubric",
         _table(["rank", "grade", "meaning"], grades),
-        "`more_positives` of `graded` are negatives that a judge called relevant and the recipe made positives.",
+        "`more_positives` of `graded` are negatives that answer their query: a judge called them relevant and the "
+        "recipe made them positives, or people did.",
         "## How it was made",
         "\n".join(f"- {line}" for line in _making(manifest)),
         _mix(manifest),
@@ -80,7 +85,7 @@ def _body(manifest: Manifest) -> str:
         "## Gates",
         _gates(manifest["gates"]),
         "## Human audit",
-        "None yet: no person has reviewed these rows (n = 0), so there is no agreement to report.",
+        _people(manifest.get("decisions")),
         "## Contamination",
         _contamination(audit),
         "## Known faults",
@@ -214,6 +219,78 @@ def _licences(manifest: Manifest) -> str:
             f"it on: {_cell(one['reason'])}**"
         )
     return "\n\n".join(lines)
+
+
+def _people(decisions: Mapping[str, Any] | None) -> str:
+    """What people decided, session by session; they are told by pseudonym."""
+    if decisions is None or not decisions["reviews"]:
+        return "No person has reviewed these rows (n = 0), so there is no agreement to report."
+    done = ", ".join(f"{num:,} {fate.replace('_', ' ')}" for fate, num in decisions["negatives"].items())
+    parts = [
+        f"Of this selection, by people's decisions up to {decisions['until']}: {done}. Every decision behind a row "
+        "stands in `provenance`."
+    ]
+    for review in decisions["reviews"]:
+        parts += [f"### Review {_code(review['session'])}", *_review(review)]
+    return "\n\n".join(parts)
+
+
+def _review(review: Mapping[str, Any]) -> list[str]:
+    people = ", ".join(f"{_code(one['reviewer'])} ({one['num']:,})" for one in review["reviewers"])
+    how = "blind" if review["is_blind"] else "open"
+    low, high = review["changed_interval_95"]
+    agreement = review["agreement"]
+    lines = [
+        f"n = {review['num']:,} negatives of {review['num_examples']:,} examples, {how}, up to {review['overlap']} "
+        f"people each, under rubric {_code(review['rubric'])} (`{review['rubric_digest'][:12]}`). Decided by {people}.",
+        _table(["fate", "negatives"], [[fate.replace("_", " "), f"{num:,}"] for fate, num in review["fates"].items()]),
+        f"Not left as they were: {review['num_changed'] / review['num']:.1%} (95 % interval {low:.1%} to {high:.1%}); "
+        f"{review['num_settled']:,} were settled by an adjudicator.",
+        f"Agreement on the {agreement['num_shared']:,} negatives that several people decided: "
+        + (
+            f"{agreement['share_same']:.1%} have one outcome; Krippendorff's alpha "
+            f"{_alpha(agreement['outcome_alpha'])}, ordinal for the grade {_alpha(agreement['grade_alpha'])} "
+            f"(n = {agreement['num_graded_by_several']:,})."
+            if agreement["num_shared"]
+            else "none to report."
+        ),
+    ]
+    if review["audit"] is not None:
+        lines += _sample_audit(review["audit"])
+    checked = [f"{told['num_right']:,} of {told['num']:,} {kind} answers" for kind, told in review["checks"].items()
+               if told["num"]]  # fmt: skip
+    if checked:
+        lines.append(f"Hidden checks that came out right: {', '.join(checked)}.")
+    if (fast := review["warnings"]["num_faster_than_reading"]) > 0:
+        num = review["warnings"]["num_presses"]
+        lines.append(f"{fast:,} of {num:,} decisions were faster than the text can be read.")
+    return lines
+
+
+def _sample_audit(audit: Mapping[str, Any]) -> list[str]:
+    def told(rate: Mapping[str, Any]) -> list[str]:
+        estimate = "-" if rate["estimate"] is None else f"{rate['estimate']:.1%}"
+        low, high = rate["interval"]
+        return [rate["name"], f"{rate['size']:,}", f"{rate['looked_at']:,}", f"{rate['wrong']:,}", estimate,
+                f"{low:.1%} to {high:.1%}"]  # fmt: skip
+
+    return [
+        f"A random sample, stratified by grade and origin; its stop rule says: {audit['advice']}. The "
+        f"{audit['confidence']:.0%} intervals hold at every moment at which one could have stopped.",
+        _table(
+            ["stratum", "negatives", "looked at", "wrong", "error rate", "interval"],
+            [told(rate) for rate in (*audit["strata"], audit["overall"])],
+        ),
+    ]
+
+
+def _alpha(found: Mapping[str, Any]) -> str:
+    if found["value"] is None:
+        return "not defined"
+    if found["interval_95"] is None:
+        return f"{found['value']:.2f}"
+    low, high = found["interval_95"]
+    return f"{found['value']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _linked(licence: str) -> str:

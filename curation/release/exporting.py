@@ -6,6 +6,7 @@ What was frozen selects the rows, so the bytes are the same, or the export says 
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ def _write(store: Store, release: Release, partial: Path, progress: Progress) ->
         )
     recipe = ReleaseRecipe.model_validate(release.recipe)
     teachers = frozenset((one["name"], one["version"]) for one in manifest["teachers"])
-    Builder(store, recipe, partial, Frozen(release.id, teachers)).write(progress)
+    until = manifest.get("decisions", {}).get("until")
+    frozen = Frozen(release.id, teachers, datetime.fromisoformat(until) if until else None)
+    Builder(store, recipe, partial, frozen).write(progress)
     report = audit_figures(store, teacher=recipe.teacher, runs=recipe.runs)
     draw_ladder(report.order, partial / "ladder.png")
     data = {name: one for name, one in manifest["files"].items() if name.endswith(".parquet")}

@@ -22,6 +22,7 @@ from curation.release.croissant import write_croissant
 from curation.release.differences import changes_since
 from curation.release.gates import GateError, check_gates
 from curation.release.recipe import ReleaseRecipe
+from curation.reviewing.human_audit import human_audit
 from db.digest import digest_of
 from db.files import digest_file
 from db.runs import code_version
@@ -73,6 +74,7 @@ def describe(
             for (source, licence), num in sorted(builder.licences.items())
         ],
         "gates": [gate.to_dict() for gate in gates],
+        "decisions": _decisions(store, recipe, builder),
         "audit": audited,
         "code_version": code_version(),
         "written_by": {package: metadata.version(package) for package in _WRITERS},
@@ -112,6 +114,18 @@ def manifest_bytes(manifest: dict[str, Any]) -> bytes:
 
 def _files(folder: Path, names: tuple[str, ...] | list[str]) -> dict[str, dict[str, Any]]:
     return {name: {"sha256": digest_file(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+
+
+def _decisions(store: Store, recipe: ReleaseRecipe, builder: Builder) -> dict[str, Any]:
+    """What people decided of this selection, up to the last decision that it knew, and their audit."""
+    decided = builder.decided
+    if decided is None or decided.until is None:
+        return {"until": None, "negatives": None, "reviews": []}
+    with store.read() as session:
+        reviews = human_audit(
+            session, sessions=recipe.decisions.sessions, examples=builder.examples, until=decided.until
+        )
+    return {"until": decided.until.isoformat(), "negatives": decided.tally.to_dict(), "reviews": reviews}
 
 
 def _origins(store: Store, builder: Builder) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""The configuration `provenance`: one row a candidate, with every way in which runs found it.
+"""The configuration `provenance`: one row a candidate, with every way in which runs found it, and people's decisions.
 
 A way is a request to a model (its digest in the ledger, the prompt pack's entry and digest), a teacher's retrieval
 (rank, score, and the threshold that it stayed under), or an import, which has neither.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from curation.release.page import POSITIVE, Page, lists, places_within, table, taken
 from curation.release.reading import among, read
+from curation.reviewing.verdicts import Event
 from db.tables.examples import Sourcing, Teacher
 from db.tables.ledger import Request, Run, RunRequest
 from db.tables.texts import Passage
@@ -36,6 +37,19 @@ WAY = pa.struct(
         ("threshold", pa.float64()),
     ]
 )
+# A decision of a person, by pseudonym: `event` names it in the store's log.
+DECISION = pa.struct(
+    [
+        ("event", pa.string()),
+        ("reviewer", pa.string()),
+        ("kind", pa.string()),
+        ("verdict", pa.string()),
+        ("grade", pa.string()),
+        ("rubric", pa.string()),
+        ("rubric_digest", pa.string()),
+        ("decided_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
 PROVENANCE = pa.schema(
     [
         ("example_id", pa.string()),
@@ -48,6 +62,7 @@ PROVENANCE = pa.schema(
         ("parent_id", pa.string()),
         ("run", pa.string()),
         ("run_recipe", pa.string()),
+        ("decisions", pa.list_(DECISION)),
         ("found", pa.list_(WAY)),
     ]
 )
@@ -97,10 +112,17 @@ class Provenance:
 
     Args:
         runs: Names of the runs whose findings count; empty for all.
+        events_of: People's decisions behind a candidate.
     """
 
-    def __init__(self, session: Session, runs: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        session: Session,
+        runs: Sequence[str] = (),
+        events_of: Callable[[int], Sequence[Event]] = lambda candidate: (),
+    ) -> None:
         self._session, self._names, self.sources = session, frozenset(runs), Sources()
+        self._events_of = events_of
         self._runs = {
             key: (name, digest, recipe.get("pack"), recipe.get("pack_digest"))
             for key, name, digest, recipe in session.execute(select(Run.id, Run.name, Run.recipe_digest, Run.recipe))
@@ -133,6 +155,7 @@ class Provenance:
             self._parents(candidates["parent_id"], is_positive),
             taken(names, of_run),
             taken(digests, of_run),
+            _decisions([self._events_of(key) for key in keys.tolist()]),
             ways.lists(keys),
         ]
         return table(columns, PROVENANCE)
@@ -202,6 +225,14 @@ class Provenance:
                 ways.candidates.append(candidate)
                 ways.of_head.append(ways.place((*self._runs[run][:2], *[None] * 7)))
                 ways.numbers.append((None, None, None))
+
+
+def _decisions(events: Sequence[Sequence[Event]]) -> pa.ListArray:
+    """The decisions of each candidate."""
+    flat = [astuple(one) for several in events for one in several]
+    columns = zip(*flat, strict=True) if flat else [()] * len(list(DECISION))
+    arrays = [pa.array(column, kind.type) for column, kind in zip(columns, DECISION, strict=True)]
+    return lists(np.array([len(several) for several in events], dtype=np.int64), DECISION, arrays)
 
 
 def _order(head: _Head) -> tuple[str, ...]:

@@ -42,6 +42,21 @@ class FalseNegatives(_Table):
     threshold: int = Field(default=2, ge=1, le=3)
 
 
+class Decisions(_Table):
+    """What people's decisions decide: they are applied wherever there are any.
+
+    Attributes:
+        required: `none` takes negatives that nobody looked at as they are; `decided` takes only those that somebody
+            accepted; `agreed` only those on which two or more people agree, or that an adjudicator settled.
+        disputed: Negatives on which people disagree and that nobody settled are left out, or the release is refused.
+        sessions: Names of the review sessions that count; all when empty.
+    """
+
+    required: Literal["none", "decided", "agreed"] = "none"
+    disputed: Literal["leave_out", "refuse"] = "leave_out"
+    sessions: tuple[str, ...] = ()
+
+
 GateName = Literal[
     "order_accuracy",
     "negatives_from_positives",
@@ -116,5 +131,6 @@ class ReleaseRecipe(_Table):
     mix: Mix = Mix()
     split: Split = Split()
     false_negatives: FalseNegatives | None = None
+    decisions: Decisions = Decisions()
     gates: Gates = Gates()
     seed: int = 0

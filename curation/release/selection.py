@@ -10,16 +10,18 @@ Shapes: E examples of a page, C their candidates.
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
 from curation.judging.verdicts import Policy, false_negatives
+from curation.release.decided import Decided, Negative, within
 from curation.release.page import (
     CANDIDATES,
     EXAMPLES,
@@ -40,6 +42,7 @@ from db.tables.ledger import Run
 from db.tables.releases import ReleaseItem
 from db.tables.texts import Collection, Passage, Query
 
+Parts = NDArray[np.int8]
 _PAGE = 1_000
 _WRITTEN = ("synthetic", "edited")
 _LAST = 99  # where a machine-written negative without a rank stands
@@ -47,10 +50,12 @@ _LAST = 99  # where a machine-written negative without a rank stands
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """A release to be selected again: its row in the store, and (name, version) of the teachers it knew."""
+    """A release to be selected again: its row in the store, (name, version) of the teachers it knew, and the moment of
+    the last decision that it knew (None: it knew of none)."""
 
     release_id: int
     teachers: frozenset[tuple[str, str]]
+    decided_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,12 @@ class Selection:
         self._policy: Policy = recipe.false_negatives.policy if recipe.false_negatives else "keep"
         named = session.scalars(select(Run.id).where(Run.name.in_(recipe.runs))) if recipe.runs else ()
         self._runs = frozenset(named)
+        self.decided = (
+            Decided.now(session, recipe.decisions)
+            if frozen is None
+            else Decided(session, recipe.decisions, frozen.decided_until, is_frozen=True)
+        )
+        self._survey = self.decided.survey(self._runs)
         self._teachers = self._known_teachers()
         self._reads = _Reads(
             texts=_texts(session),
@@ -84,10 +95,12 @@ class Selection:
         if not len(self.keys):
             runs = f" of runs {', '.join(recipe.runs)}" if recipe.runs else ""
             raise CurationError(f"no negatives{runs} to release: generate, mine or import some first")
-        self._false = self._judged_relevant(self.keys.tolist())
-        more = np.array(sorted(self._false) if self._policy == "relabel" else [], dtype=np.int64).reshape(-1, 2)
+        self._false = self._judged_relevant(self.keys.tolist()) - self._survey.kept
+        positives_too = self._survey.false_negatives | (self._false if self._policy == "relabel" else set())
         # A passage that is relabelled links its query to every example of which it is the positive.
-        place_of = {query: place for place, query in enumerate(queries.tolist())} if len(more) else {}
+        place_of = {query: place for place, query in enumerate(queries.tolist())} if positives_too else {}
+        linked = sorted(pair for pair in positives_too if pair[0] in place_of)
+        more = np.array(linked, dtype=np.int64).reshape(-1, 2)
         splits = assign_splits(
             np.concatenate([digests, digests[[place_of[query] for query in more[:, 0].tolist()]]]),
             np.concatenate([queries, more[:, 0]]),
@@ -133,8 +146,10 @@ class Selection:
         """Ids of the examples: those with a negative that the recipe selects, or those of the release."""
         if self._frozen is not None:
             return self._of_release(select(Candidate.example_id).where(Candidate.role == "positive"))
-        of_runs = [Candidate.run_id.in_(self._runs)] if self._recipe.runs else []
-        return select(Candidate.example_id).where(Candidate.role == "negative", *of_runs)
+        conditions: list[ColumnElement[bool]] = [Candidate.run_id.in_(self._runs)] if self._recipe.runs else []
+        if self._recipe.decisions.required != "none":
+            conditions.append(within(self._session, Candidate.example_id, self._survey.accepted))
+        return select(Candidate.example_id).where(Candidate.role == "negative", *conditions)
 
     def _of_release(self, statement: Select[Any]) -> Select[Any]:
         if self._frozen is None:
@@ -172,7 +187,9 @@ class Selection:
         query_E = examples["query_id"].to_numpy()
         pairs = list(zip(query_E[example_C].tolist(), found.passage, strict=True))
         scores = self._scores(np.unique(query_E).tolist(), pairs)
-        part_C, is_relevant_C = self._parts(found, pairs)
+        part_C = self._parts(found)
+        found = self._after_people(found, keys.tolist(), pairs, part_C)
+        is_relevant_C = self._after_judges(pairs, part_C)
         order = self._order(found, example_C, part_C, scores)
         candidates = _batch(found[2:], CANDIDATES)
         for split, is_chosen_E in (("train", ~is_dev_E), ("dev", is_dev_E)):
@@ -189,22 +206,46 @@ class Selection:
                 num_judged_relevant=int(is_relevant_C[is_chosen_E[example_C]].sum()),
             )
 
-    def _parts(self, found: "_Found", pairs: Sequence[tuple[int, int]]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-        """The part that each candidate plays, [C], -1 for none; and which negatives a judge says are relevant, [C]."""
+    def _parts(self, found: "_Found") -> Parts:
+        """The part that each candidate plays as it was found, [C], -1 for none."""
         is_positive_C = np.array([role == "positive" for role in found.role])
         is_written_C = np.array([origin in _WRITTEN for origin in found.origin])
         part_C = np.where(is_positive_C, POSITIVE, np.where(is_written_C, WRITTEN, MINED)).astype(np.int8)
         if self._recipe.runs and self._frozen is None:
-            # Runs are sorted out here: a database would walk the index of runs, which knows nothing of the page.
-            part_C[~is_positive_C & ~np.isin(found.run, list(self._runs))] = -1
+            # Runs are sorted out here: a database would walk the index of runs, which knows nothing of the page. What
+            # reviewers wrote comes in by their decisions.
+            part_C[~is_positive_C & ~np.isin(found.run, list(self._runs | self.decided.review_runs))] = -1
+        return part_C
+
+    def _after_people(
+        self, found: "_Found", keys: Sequence[int], pairs: Sequence[tuple[int, int]], part_C: Parts
+    ) -> "_Found":
+        """People's decisions: changes the parts, and gives the candidates with their grades and ranks."""
+        places = np.flatnonzero(part_C > POSITIVE).tolist()
+        fates = self.decided.fates(
+            keys, [Negative(found.candidate[at], found.run[at], found.grade[at], found.rank[at]) for at in places]
+        )
+        grades, ranks = list(found.grade), list(found.rank)
+        for at in places if fates or self._survey.false_negatives else ():
+            fate = fates.get(found.candidate[at])
+            if fate is not None:
+                grades[at], ranks[at] = fate.grade, fate.rank
+            if fate is not None and fate.becomes == "out":
+                part_C[at] = -1
+            elif pairs[at] in self._survey.false_negatives or (fate is not None and fate.becomes == "positive"):
+                part_C[at] = MORE_POSITIVE
+        return found._replace(grade=grades, rank=ranks)
+
+    def _after_judges(self, pairs: Sequence[tuple[int, int]], part_C: Parts) -> NDArray[np.bool_]:
+        """Which negatives a judge says are relevant, [C]; changes their parts as the recipe asks."""
         is_relevant_C = np.zeros(len(part_C), dtype=bool)
         if self._false:
-            is_relevant_C = np.array([pair in self._false for pair in pairs]) & (part_C > POSITIVE)
+            is_relevant_C = np.array([pair in self._false for pair in pairs]) & np.isin(part_C, (WRITTEN, MINED))
         if self._policy != "keep":
             part_C[is_relevant_C] = MORE_POSITIVE if self._policy == "relabel" else -1
-        return part_C, is_relevant_C
+        return is_relevant_C
 
-    def _order(self, found: "_Found", example_C: Places, part_C: NDArray[np.int8], scores: ScoreColumns) -> Places:
+    def _order(self, found: "_Found", example_C: Places, part_C: Parts, scores: ScoreColumns) -> Places:
         """Places of those that play a part: machine-written negatives by rank, mined ones the most similar first."""
         ranks_C = np.array([rank or _LAST for rank in found.rank], dtype=np.float64)
         similarity_C = scores.of(self._recipe.teacher)
