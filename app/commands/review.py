@@ -1,38 +1,27 @@
 """`gradus review`: sessions in which people decide, who these people are, and what they decided."""
 
-import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app.acting import Acting, acting_reviewer
+from app.commands.review_bulk import bulk
 from app.errors import AppError
 from app.opening import opened_store
 from app.options import JsonFile, StoreUrl
 from app.terminal import console, escape, progress_bar, show_table, write_json
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from curation.reviewing.sessions import Summary
-    from db.tables.review import Reviewer
 
 commands = typer.Typer(help="Review sessions: people decide, every decision can be traced.", no_args_is_help=True)
 people = typer.Typer(help="Who may review. The first person of a store becomes its admin.", no_args_is_help=True)
 commands.add_typer(people, name="people")
+commands.command()(bulk)
 
 Name = Annotated[str, typer.Argument(help="The review session.")]
 Role = Literal["reader", "reviewer", "admin"]
-Acting = Annotated[
-    str | None,
-    typer.Option(
-        "--as",
-        metavar="NAME",
-        envvar="GRADUS_REVIEWER",
-        help="Who does this, an admin; default: the account's name.",
-        show_default=False,
-    ),
-]
 
 
 @commands.command()
@@ -51,7 +40,7 @@ def create(
     resolved = load_recipe(recipe, SessionRecipe)
     with opened_store(store, must_exist=True) as opened:
         with opened.write() as session:
-            by = _acting(session, acting)
+            by = acting_reviewer(session, acting)
         # Drawn before the write begins: people who are at work meanwhile do not wait.
         with opened.read() as session, progress_bar("Drawing the queue") as progress:
             queue = draw_queue(session, resolved.queue, resolved.seed, progress=progress)
@@ -107,7 +96,7 @@ def close(name: Name, acting: Acting = None, store: StoreUrl = None) -> None:
     from curation.reviewing.sessions import close_session, session_named
 
     with opened_store(store, must_exist=True) as opened, opened.write() as session:
-        close_session(session, session_named(session, name), by=_acting(session, acting))
+        close_session(session, session_named(session, name), by=acting_reviewer(session, acting))
     console.print(f"Closed {escape(name)}")
 
 
@@ -123,7 +112,7 @@ def invite(
     from curation.reviewing.sessions import session_named
 
     with opened_store(store, must_exist=True) as opened, opened.write() as session:
-        let_in(session, session_named(session, name), person, by=_acting(session, acting))
+        let_in(session, session_named(session, name), person, by=acting_reviewer(session, acting))
     console.print(f"{escape(person)} may take part in {escape(name)}")
 
 
@@ -187,7 +176,7 @@ def remove(
     from curation.reviewing.people import deactivate
 
     with opened_store(store, must_exist=True) as opened, opened.write() as session:
-        deactivate(session, name, by=_acting(session, acting))
+        deactivate(session, name, by=acting_reviewer(session, acting))
     console.print(f"{escape(name)} may decide nothing more")
 
 
@@ -209,17 +198,9 @@ def _put(name: str, role: Role, acting: str | None, store: str | None) -> None:
     from curation.reviewing.people import put_reviewer
 
     with opened_store(store, must_exist=True) as opened, opened.write() as session:
-        put = put_reviewer(session, name, role, by=_acting(session, acting))
+        put = put_reviewer(session, name, role, by=acting_reviewer(session, acting))
         told = f"{put.name} is a {put.role}, published as {put.pseudonym}"
     console.print(escape(told))
-
-
-def _acting(session: "Session", name: str | None) -> "Reviewer":
-    """Who runs the command; in a store without people, its first admin."""
-    from curation.reviewing.people import has_people, put_reviewer, reviewer_of
-
-    name = name or getpass.getuser()
-    return reviewer_of(session, name) if has_people(session) else put_reviewer(session, name, "admin")
 
 
 def _show_sessions(listed: "list[Summary]") -> None:

@@ -55,6 +55,15 @@ class BulkDecision(BaseModel):
         return self
 
 
+class BulkRecipe(BaseModel):
+    """A bulk decision as a file gives it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    filter: BulkFilter
+    decision: BulkDecision
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """A negative that matches: who settled it, the person's own decision, how many others say something else."""
