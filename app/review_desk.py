@@ -73,6 +73,8 @@ def open_desk(
     with store.write() as session:
         review_session, reviewer = _seated(session, seat)
         claimed = claim(session, review_session, reviewer, now)
+    # The view is read outside of the write, where it keeps nobody waiting.
+    with store.read() as session:
         last = _last_decision(session, review_session.id, reviewer.id)
         progress = progress_of(session, review_session.id, reviewer)
         if claimed is None:

@@ -50,6 +50,15 @@ _STYLE = """<style>
   [data-testid="stMainBlockContainer"] { padding-top: 4.2rem; }
   .st-key-guidelines :is(h1, h2, h3, h4, h5, h6) { font-size: 1rem; padding: .4rem 0 .1rem; }
 </style>"""
+# A key that is held down repeats by itself, and would decide one negative after the other before anybody can read them.
+_HELD = """<script>
+  if (!window.gradusIgnoresHeldKeys) {
+    window.gradusIgnoresHeldKeys = true;
+    addEventListener('keydown', press => {
+      if (press.repeat && !/^(INPUT|TEXTAREA|SELECT)$/.test(press.target.tagName)) press.stopImmediatePropagation();
+    }, true);
+  }
+</script>"""
 # The cursor goes into the text by itself: a person who reviews by keys has no mouse in their hand. No data is in it.
 _FOCUS = """<script>(() => {
   let left = 60;
@@ -67,11 +76,13 @@ _encoder = st.cache_resource(bundled_encoder)
 
 def show() -> None:
     st.html(_STYLE)
+    st.html(_HELD, unsafe_allow_javascript=True)
     with refusals() as store:
         person = person_here(store)
         session_id = asked_number("session")
         if session_id is None:
             st.info("No review session is open here: choose one on the page of sessions.")
+            st.page_link("review.py", label="Review sessions")
             return
         _desk(store, Seat(session_id, person.name))
 

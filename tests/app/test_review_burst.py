@@ -103,7 +103,7 @@ class Desk:
         page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
         page.add_init_script(WITNESS)
         page.goto(f"{address}/review_decide?session={session_id}")
-        page.locator("[data-shown]").wait_for(timeout=90_000)
+        page.get_by_role("button", name="Keep").wait_for(timeout=90_000)
         return cls(page)
 
     def burst(self, keys: Sequence[str], gap_ms: int) -> None:
@@ -184,6 +184,18 @@ def test_decided_is_what_was_painted_at_any_pace(stage: tuple[Store, str, str], 
     decided = decisions_of(store, session_id)
     require_seen(desk, decided)
     assert len(decided) >= 2
+
+
+def test_a_held_key_decides_once(stage: tuple[Store, str, str], browser: Any) -> None:
+    store, _, address = stage
+    session_id = new_session(store)
+    desk = Desk.opened(browser, address, session_id)
+    for _ in range(40):
+        desk.page.keyboard.down("k")  # without letting go: the browser marks all but the first as repeated
+        desk.page.wait_for_timeout(50)
+    desk.page.keyboard.up("k")
+    desk.settle()
+    assert len(decisions_of(store, session_id)) == 1
 
 
 def test_two_people_share_a_queue_and_none_decides_for_the_other(stage: tuple[Store, str, str], browser: Any) -> None:
