@@ -20,6 +20,8 @@ from db.store import Store
 from generator.errors import GeneratorError
 
 _EXPECTED = (AppError, StoreError, CurationError, GeneratorError)
+# What looks like an address becomes a link after escapes are read, so it is parted by a joiner without width.
+_ADDRESS = re.compile(r"(?i)(?<=[a-z])(?=://)|(?<=www)(?=\.)|(?=@)")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=@/])")
 
 
@@ -52,7 +54,7 @@ def show_refused(text: str) -> None:
 
 def plain(text: str, most: int = 200) -> str:
     """Text for a place that reads Markdown, shown as it is."""
-    return _MARKDOWN.sub(r"\\\1", cell(text, most))
+    return _MARKDOWN.sub(r"\\\1", _ADDRESS.sub("\u2060", cell(text, most)))
 
 
 def heading(text: str) -> None:
