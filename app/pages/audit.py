@@ -192,7 +192,7 @@ def _show_leak(title: str, leak: dict[str, Any]) -> None:
         st.text(f"AUC {leak['auc']:.3f} ({low:.3f} to {high:.3f}), {control}. {told}")
         by_rank = ", ".join(f"{label} {one['auc']:.3f}" for label, one in leak.get("by_rank", {}).items())
         if by_rank:
-            st.text(f"By rank: {by_rank}")
+            st.text(cell(f"By rank: {by_rank}", 400))
         if causes := leak.get("causes"):
             _show_causes(causes, [cell(name, 40) for name in leak["sets"]], leak.get("controls") or [])
 

@@ -48,7 +48,7 @@ def show(store: Store) -> None:
             "candidates": one.num_items,
             "parent": one.parent or "",
             "state": cell(f"retired: {one.retired}") if one.retired else "in use",
-            "digest": one.digest[:12],
+            "digest": cell(one.digest, 12),
         }
         for one in reversed(listed)
     ]
@@ -89,7 +89,7 @@ def _show_release(chosen: Listed, manifest: dict[str, Any], published: Sequence[
             {
                 "kind": cell(run["kind"]),
                 "run": cell(run["name"]),
-                "recipe": run["recipe_digest"][:12],
+                "recipe": cell(run["recipe_digest"], 12),
                 "seed": run["seed"],
             }
             for run in manifest.get("runs") or ()
@@ -108,8 +108,8 @@ def _show_gates(gates: Sequence[dict[str, Any]]) -> None:
         return
     rows = [
         {
-            "gate": gate["gate"].replace("_", " "),
-            "limit": f"{gate['sense']} {gate['limit']:g}",
+            "gate": cell(gate["gate"].replace("_", " ")),
+            "limit": cell(f"{gate['sense']} {gate['limit']:g}"),
             "figure": "not measured" if gate["figure"] is None else f"{gate['figure']:.4g}",
             "of": cell(gate["note"]),
             "verdict": "met"
@@ -123,7 +123,7 @@ def _show_gates(gates: Sequence[dict[str, Any]]) -> None:
     st.dataframe(rows, hide_index=True, width="stretch")
     for gate in gates:
         if not gate["is_met"] and gate["rows"]:
-            with st.expander(f"Rows behind {gate['gate'].replace('_', ' ')}"):
+            with st.expander(plain(f"Rows behind {gate['gate'].replace('_', ' ')}")):
                 shown = [_readable(row) for row in gate["rows"][:_MOST_ROWS]]
                 st.dataframe(shown, hide_index=True, width="stretch")
 
@@ -145,10 +145,8 @@ def _show_difference(store: Store, names: Sequence[str], chosen: Listed, marks: 
     if since is None:
         return
     found = _difference(store, store_url(), since, chosen.name, marks)
-    st.text(
-        f"{found['num_kept']:,} candidates are in both. Configurations with other bytes: "
-        f"{', '.join(found['configurations']) or 'none'}"
-    )
+    changed = cell(", ".join(found["configurations"]) or "none", 400)
+    st.text(f"{found['num_kept']:,} candidates are in both. Configurations with other bytes: {changed}")
     parts = [("came", found["came"]), ("went", found["went"])]
     parts += [("changed side", found["changed"]["split"]), ("changed place", found["changed"]["place"])]
     reasons = [
@@ -190,6 +188,8 @@ def _show_publishing(store: Store, chosen: Listed) -> None:
         repo = st.text_input("Repository", placeholder="ORG/NAME", max_chars=200)
         is_private = st.checkbox("Make it private when it is new")
         asked = st.form_submit_button("Dry run")
+    if told := st.session_state.pop("published", None):
+        st.success(plain(told, 400))
     if asked:
         st.session_state["planned"] = None
         with st.spinner("Checking the folder, asking the Hub"):
@@ -203,9 +203,10 @@ def _show_publishing(store: Store, chosen: Listed) -> None:
     heading(f"{chosen.name} to {there}")
     st.text(cell(f"Dry run, nothing was written: {told}", 600))
     _show_files(changes)
-    if st.button("Publish", type="primary"):
+    if st.button("Publish", type="primary") and _publish(store, chosen.name, there, is_private=private):
+        # Painted again without the button: to publish once more takes another dry run.
         st.session_state["planned"] = None
-        _publish(store, chosen.name, there, is_private=private)
+        st.rerun()
 
 
 def _show_files(changes: Sequence[Change]) -> None:
@@ -213,7 +214,8 @@ def _show_files(changes: Sequence[Change]) -> None:
     st.dataframe(rows[:200], hide_index=True, width="stretch", height=260)
 
 
-def _publish(store: Store, name: str, repo: str, *, is_private: bool) -> None:
+def _publish(store: Store, name: str, repo: str, *, is_private: bool) -> bool:
+    """Whether it is on the Hub now; otherwise it says why not."""
     bar = st.progress(0.0, text="Publishing")
 
     def move(done: int, total: int | None) -> None:
@@ -225,16 +227,14 @@ def _publish(store: Store, name: str, repo: str, *, is_private: bool) -> None:
     except (AppError, CurationError) as error:
         bar.empty()
         show_refused(str(error))
-        return
+        return False
     bar.empty()
     done = "published" if published.is_new_commit else "finished" if published.is_new_tag else "unchanged"
-    st.success(
-        plain(
-            f"{done}: {hub.url} at {published.tag}, commit {published.commit}, {published.num_verified} files read "
-            "back and compared",
-            400,
-        )
+    st.session_state["published"] = (
+        f"{done}: {hub.url} at {published.tag}, commit {published.commit}, {published.num_verified} files read back "
+        "and compared"
     )
+    return True
 
 
 with page("Releases") as opened:

@@ -1,0 +1,57 @@
+"""Publishing from the page in a real browser against the loopback Hub: a dry run first, then as the command does."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db.publications import publications
+from db.store import Store
+from scripts.screenshots import launched, served, wait_until_painted
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine"),
+]
+TOKEN = "hf_planted0token0that0nobody0may0find"
+
+
+def test_a_release_is_published_after_a_dry_run_and_the_token_is_never_shown(
+    hub: Any, toy_releases: Path, tmp_path: Path
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    # A copy, as other tests use the same releases; the store names the folders that were written first.
+    shutil.copytree(toy_releases, tmp_path / "home")
+    home = tmp_path / "home"
+    sent: list[str] = []
+    with served(None, hub.environment(home, HF_TOKEN=TOKEN)) as address, sync_playwright() as playwright:
+        browser = launched(playwright)
+        page = browser.new_page(viewport={"width": 1280, "height": 2_400})
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: sent.append(str(payload))))
+        page.goto(f"{address}/releases?release=toy-1.0.0")
+        wait_until_painted(page)
+        assert page.get_by_role("button", name="Publish", exact=True).count() == 0
+        page.get_by_label("Repository").fill("no-organisation")
+        page.get_by_role("button", name="Dry run").click()
+        page.get_by_text("write ORG/NAME").wait_for(timeout=60_000)
+        page.get_by_label("Repository").fill(hub.repo)
+        page.get_by_role("button", name="Dry run").click()
+        page.get_by_text("Dry run, nothing was written").wait_for(timeout=90_000)
+        assert _published(home) == []
+        page.get_by_role("button", name="Publish", exact=True).click()
+        page.get_by_text("files read back and compared").wait_for(timeout=120_000)
+        assert page.get_by_role("button", name="Publish", exact=True).count() == 0
+        assert TOKEN not in page.content() and not any(TOKEN in frame for frame in sent)
+        browser.close()
+    (one,) = _published(home)
+    assert (one["repo"], one["tag"], one["endpoint"]) == (hub.repo, "v1.0.0", hub.url)
+
+
+def _published(home: Path) -> list[dict[str, str]]:
+    store = Store.open(f"sqlite:///{home / 'gradus' / 'store.db'}")
+    try:
+        return publications(store, 1)
+    finally:
+        store.close()
