@@ -10,7 +10,7 @@ ROOT = str(Path(__file__).parents[2])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-# (file, title); what is not there yet is left out.
+# (file, title)
 PAGES = (
     ("overview", "Overview"),
     ("audit", "Ordering audit"),
@@ -20,15 +20,16 @@ PAGES = (
     ("training", "Training"),
     ("review", "Review"),
     ("review_decide", "Decide"),
+    ("adjudication", "Adjudication"),
+    ("bulk", "Bulk"),
 )
 
 st.set_page_config(page_title="Gradus", layout="wide")
-_FILES = [(Path(__file__).parent / f"{name}.py", name, title) for name, title in PAGES]
+_HERE = Path(__file__).parent
 st.navigation(
     [
-        st.Page(str(file), title=title, url_path=name, default=name == "overview")
-        for file, name, title in _FILES
-        if file.is_file()
+        st.Page(str(_HERE / f"{name}.py"), title=title, url_path=name, default=name == "overview")
+        for name, title in PAGES
     ],
     position="top",
 ).run()
