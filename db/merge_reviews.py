@@ -134,6 +134,7 @@ def recompute_reviews(writing: Session) -> None:
     writing.execute(update(SessionReviewer).values(num_finished=finished, cursor=0))
     slots = (
         select(func.count())
+        .select_from(Assignment)
         .join(ReviewItem, ReviewItem.id == Assignment.item_id)
         .where(Assignment.session_id == ReviewSession.id, ReviewItem.kind == "regular")
         .scalar_subquery()

@@ -12,6 +12,7 @@ Grade = Literal["hard", "medium", "easy"]
 Origin = Literal["synthetic", "edited", "mined", "corpus"]
 Order = Literal["suspicion", "disagreement", "uncertainty", "random"]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Attribute = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
 _FROZEN = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -58,7 +59,7 @@ class QueueDefinition(BaseModel):
     release: Name | None = None
     grades: tuple[Grade, ...] = ()
     origins: tuple[Origin, ...] = ()
-    attributes: dict[Name, tuple[Name, ...]] = Field(default_factory=dict)
+    attributes: dict[Attribute, tuple[Name, ...]] = Field(default_factory=dict)
     languages: tuple[Name, ...] = ()
     text: Name | None = None
     scores: tuple[ScoreRange, ...] = ()

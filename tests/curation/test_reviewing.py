@@ -130,6 +130,19 @@ def test_undo_goes_back_any_number_of_steps_and_opens_items_again(filled: Fill) 
         assert undoing == session.scalar(select(func.count()).where(Decision.kind != "undo"))
 
 
+def test_what_was_opened_last_comes_first_wherever_it_stands(filled: Fill) -> None:
+    reviewing = filled(2)
+    session_ = reviewing.start()
+    take(reviewing, session_, "ben")
+    later = take(reviewing, session_, "ann")
+    press(reviewing, later, "ann", "accept_all")
+    reviewing.tick(LEASE_S)
+    earlier = take(reviewing, session_, "ann")
+    back(reviewing, session_, "ann")
+    assert later.item_id != earlier.item_id == 1
+    assert take(reviewing, session_, "ann").item_id == later.item_id
+
+
 def test_a_swap_stands_beside_a_verdict(filled: Fill) -> None:
     reviewing = filled(1)
     session_ = reviewing.start()
