@@ -288,13 +288,13 @@ def _standing(session: Session, item_id: int, reviewer_id: int, kind: str, candi
 
 
 def _last_of(session: Session, item_id: int, reviewer_id: int) -> Decision | None:
-    return session.scalars(
+    standing = session.scalars(
         select(Decision)
         .join(CurrentDecision, CurrentDecision.decision_id == Decision.id)
         .where(CurrentDecision.item_id == item_id, CurrentDecision.reviewer_id == reviewer_id)
-        .order_by(Decision.id.desc())
-        .limit(1)
-    ).one_or_none()
+    )
+    # Sought here: asked for the last one, a database may walk over all decisions for the sake of the order.
+    return max(standing, key=lambda one: one.id, default=None)
 
 
 def _undecided(session: Session, item_id: int, reviewer_id: int) -> Sequence[int]:
@@ -335,14 +335,12 @@ def _locked_seat(session: Session, session_id: int, reviewer: Reviewer) -> float
 
 
 def _standing_together(session: Session, bulk_id: str) -> list[Decision]:
-    return list(
-        session.scalars(
-            select(Decision)
-            .join(CurrentDecision, CurrentDecision.decision_id == Decision.id)
-            .where(Decision.bulk_id == bulk_id)
-            .order_by(Decision.id)
-        )
+    together = session.scalars(
+        select(Decision)
+        .join(CurrentDecision, CurrentDecision.decision_id == Decision.id)
+        .where(Decision.bulk_id == bulk_id)
     )
+    return sorted(together, key=lambda one: one.id)
 
 
 def _reopen(session: Session, decision: Decision, reviewer_id: int, now: datetime, until: datetime) -> None:

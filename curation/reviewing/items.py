@@ -238,12 +238,12 @@ def _decisions(
         .outerjoin(child, and_(child.id == Decision.other_candidate_id, Decision.kind == "edit"))
         .outerjoin(edited, edited.id == child.passage_id)
         .where(CurrentDecision.item_id == item_id)
-        .order_by(Decision.id)
     )
     if not with_others:
         statement = statement.where(CurrentDecision.reviewer_id == reviewer_id, CurrentDecision.aspect != "settled")
     found: dict[int | None, list[DecisionShown]] = defaultdict(list)
-    for one, person, pseudonym, text in session.execute(statement):
+    # Sorted here: asked for the order, a database may walk over all decisions for the sake of it.
+    for one, person, pseudonym, text in sorted(session.execute(statement), key=lambda row: row[0].id):
         found[one.candidate_id].append(
             DecisionShown(
                 one.id, one.kind, one.candidate_id, one.grade, one.other_candidate_id,

@@ -123,7 +123,10 @@ class ReviewItem(Base):
         CheckConstraint("kind in ('regular', 'gold', 'repeat')", "kind"),
         CheckConstraint("(kind = 'repeat') = (repeats_position is not null)", "repeat_names_its_first"),
         CheckConstraint("repeats_position < position", "repeat_comes_later"),
-    )
+        Index("ix_review_item_repeats_position", "session_id", "repeats_position",
+              sqlite_where=text("repeats_position is not null"),
+              postgresql_where=text("repeats_position is not null")),
+    )  # fmt: skip
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     session_id: Mapped[int] = mapped_column(ForeignKey("review_session.id"))
@@ -252,7 +255,7 @@ class CurrentDecision(Base):
 
     decision_id: Mapped[int] = mapped_column(ForeignKey("decision.id"), primary_key=True, autoincrement=False)
     session_id: Mapped[int] = mapped_column(ForeignKey("review_session.id"))
-    item_id: Mapped[int] = mapped_column(ForeignKey("review_item.id"))
+    item_id: Mapped[int] = mapped_column(ForeignKey("review_item.id"), index=True)
     reviewer_id: Mapped[int] = mapped_column(ForeignKey("reviewer.id"))
     candidate_id: Mapped[int | None] = mapped_column(ForeignKey("candidate.id"), index=True)
     kind: Mapped[str] = mapped_column(String(20))

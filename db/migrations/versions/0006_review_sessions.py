@@ -116,6 +116,13 @@ def _items() -> None:
         sa.UniqueConstraint("session_id", "position", name=op.f("uq_review_item_session_id_position")),
     )
     op.create_index("ix_review_item_example_id", "review_item", ["example_id"])
+    op.create_index(
+        "ix_review_item_repeats_position",
+        "review_item",
+        ["session_id", "repeats_position"],
+        sqlite_where=sa.text("repeats_position is not null"),
+        postgresql_where=sa.text("repeats_position is not null"),
+    )
     op.create_table(
         "session_reviewer",
         sa.Column("session_id", BIG_ID, nullable=False),
@@ -310,6 +317,7 @@ def _current() -> None:
         sa.PrimaryKeyConstraint("decision_id", name=op.f("pk_current_decision")),
     )
     op.create_index("ix_current_decision_candidate_id", "current_decision", ["candidate_id"])
+    op.create_index("ix_current_decision_item_id", "current_decision", ["item_id"])
     op.create_index("ix_current_decision_of_reviewer", "current_decision", ["session_id", "reviewer_id", "decision_id"])
     op.create_index(
         "uq_current_decision_candidate",
