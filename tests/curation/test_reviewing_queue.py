@@ -245,10 +245,9 @@ def test_gold_goes_to_everybody_and_cannot_be_told(filled: Fill, tmp_path: Path)
             select(ReviewItem.position, ItemCandidate.expected, ItemCandidate.expected_grade)
             .join(ItemCandidate, ItemCandidate.item_id == ReviewItem.id)
             .where(ReviewItem.kind == "gold")
-            .order_by(ItemCandidate.candidate_id)
         ).all()
         examples = session.scalars(select(ReviewItem.example_id)).all()
-    assert [row[1:] for row in gold] == [("false_negative", None), ("drop", None), ("regrade", "easy")]
+    assert {tuple(row[1:]) for row in gold} == {("false_negative", None), ("drop", None), ("regrade", "easy")}
     assert len(examples) == len(set(examples)) == 20
     positions = {row[0] for row in gold}
     got = {name: work(reviewing, session_, name, 9) for name in ("ann", "ben")}
