@@ -23,7 +23,7 @@ _OWN_OF_POSITIVE, _OWN_OF_NEGATIVE, _OF_BOTH = "rgba(0,158,115,.3)", "rgba(213,9
 # Two texts about different things share few words: marking all the others would only tint the page.
 _ALIKE = 0.5
 _MAX_LINES, _SUMMARY, _MAX_TEXT = 40, 140, 20_000
-_LANE_REM, _LANES, _TOO_NEAR = 1.7, 6, 6.0
+_LANE_REM, _LANES, _TOO_NEAR = 1.7, 5, 6.0
 _TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;line-height:1.5"
 _MUTED = "opacity:.75"
 
@@ -107,11 +107,12 @@ def axis_ends(values: Sequence[float]) -> tuple[float, float]:
 
 
 def lanes_of(places: Sequence[float]) -> list[int]:
-    """The first lane where each of the rising places (percent) stands free of its neighbour; the last one otherwise."""
+    """The first lane where each of the rising places (percent) stands free, or the one with most room."""
     last = [-100.0] * _LANES
     lanes = []
     for place in places:
-        lane = next((lane for lane in range(_LANES) if place - last[lane] >= _TOO_NEAR), _LANES - 1)
+        free = (lane for lane in range(_LANES) if place - last[lane] >= _TOO_NEAR)
+        lane = next(free, last.index(min(last)))
         last[lane] = place
         lanes.append(lane)
     return lanes

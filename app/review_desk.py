@@ -243,7 +243,7 @@ def _details(one: NegativeShown, check: Mapping[str, Any]) -> tuple[tuple[str, s
     rows += [
         (f"Its writer's {name.replace('_', ' ')}", _words(value))
         for name, value in check.items()
-        if value != one.violated_requirement
+        if name != "violated_requirement"
     ]
     rows += [
         (f"Judge {said.judge}", f"relevance {said.relevance}: {said.reason} {said.evidence}".strip())
@@ -259,6 +259,8 @@ def _words(value: Any) -> str:
     """A model's answer in words: `met: true, reason: ...` of an object."""
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')}: {_words(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(_words(part) for part in value)
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 

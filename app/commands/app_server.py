@@ -36,6 +36,8 @@ def app(
         "server.enableAgentApi": "false",
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
+        # A traceback belongs on the terminal: it may hold what nobody who looks at a page should read.
+        "client.showErrorDetails": "none",
     }
     page = Path(__file__).parents[1] / "pages" / "main.py"
     command = [sys.executable, "-m", "streamlit", "run", str(page)]

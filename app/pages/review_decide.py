@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import streamlit as st
+from sqlalchemy.exc import DatabaseError
 
 from app.edit_scoring import bundled_encoder, scoring_of
 from app.ladder_view import item_html, progress_html, rescored_html
@@ -172,6 +173,8 @@ def _show_writing(store: Store, desk: Desk, focus: int, kind: str, shown_at: dat
     title = "New text of the negative" if kind == "edit" else "What is wrong with this example"
     text = next(rung.text for rung in desk.item.rungs if rung.candidate_id == focus) if kind == "edit" else ""
     with st.container(key="writing"), st.form(f"form-{kind}-{painted}", border=False):
+        if kind == "edit":
+            _encoder()  # begins to load: by the time the text is written it can be scored
         most = _MAX_TEXT if kind == "edit" else _MAX_NOTE
         st.text_area(title, text, key=box, max_chars=most, height=200)
         st.form_submit_button("Save (Ctrl+Enter)", on_click=_save, args=(store, desk, focus, kind, box, shown_at))
@@ -206,14 +209,16 @@ def _press(
 
 
 def _save(store: Store, desk: Desk, focus: int, kind: str, box: str, shown_at: datetime) -> None:
+    """What is refused stays in its form; only a lost lease takes the form away, and the text is told instead."""
     text = st.session_state[box]
     if kind == "edit":
-        edit = _try(lambda: rescored(store, desk, focus, text, scoring_of(store, _encoder())), text)
+        edit = _try(lambda: rescored(store, desk, focus, text, scoring_of(store, _encoder())))
         if edit is not None:
             st.session_state["edit"] = (f"{desk.item.key}-{focus}", edit)
             st.session_state["writing"] = None
         return
-    if _try(lambda: press(store, desk, Press("flag"), None, shown_at=shown_at, note=text), text) is not None:
+    note = _try(lambda: press(store, desk, Press("flag"), None, shown_at=shown_at, note=text), text)
+    if note is not None:
         st.session_state["writing"] = None
 
 
@@ -252,24 +257,29 @@ def _toggle_details() -> None:
 
 
 def _try(act: Callable[[], _Done], text: str = "") -> _Done | None:
-    """What is refused is told at the next paint, with the text that the person wrote."""
+    """What is refused is told until the next act; with the text that the person wrote, until they dismiss it."""
+    if not st.session_state.get("told", ("", ""))[1]:
+        st.session_state.pop("told", None)
     try:
         return act()
     except LeaseLostError as error:
-        st.session_state["writing"] = None
-        st.session_state["told"] = (str(error), text)
+        st.session_state["writing"] = st.session_state["edit"] = None
+        st.session_state["told"] = (str(error).partition(". Your text: ")[0], text)
     except CurationError as error:
         st.session_state["told"] = (str(error), text)
+    except DatabaseError as error:
+        st.session_state["told"] = (f"the database refused, try again: {str(error.orig).splitlines()[0]}", text)
     return None
 
 
 def _show_told() -> None:
-    told, text = st.session_state.pop("told", ("", ""))
+    told, text = st.session_state.get("told", ("", ""))
     if told:
         show_refused(told)
     if text:
         st.caption("What you wrote:")
         st.code(shown(text), language=None, wrap_lines=True)
+        st.button("Dismiss", key="dismiss", shortcut="X", on_click=lambda: st.session_state.pop("told", None))
 
 
 def _first_shown(painted: str) -> datetime:

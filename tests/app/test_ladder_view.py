@@ -67,7 +67,7 @@ def test_every_similarity_stands_inside_the_axis(values: list[float]) -> None:
 
 
 def test_neighbours_move_down_a_lane() -> None:
-    assert lanes_of([10, 11, 12, 13, 14, 15, 15.5, 16, 50]) == [0, 1, 2, 3, 4, 5, 5, 0, 0]
+    assert lanes_of([10, 11, 12, 13, 14, 15, 15.5, 17.5, 50]) == [0, 1, 2, 3, 4, 0, 1, 2, 0]
 
 
 def test_flags_reasons_and_what_was_decided_are_chips() -> None:

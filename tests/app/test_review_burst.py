@@ -111,6 +111,22 @@ class Desk:
             self.page.keyboard.press(key)
             self.page.wait_for_timeout(gap_ms)
 
+    def shown(self) -> str:
+        return str(self.page.locator("[data-shown]").get_attribute("data-shown"))
+
+    def follow(self, key: str) -> str:
+        """Press, and wait until another negative is painted with its keys; what it is."""
+        before = self.shown()
+        self.page.keyboard.press(key)
+        self.page.wait_for_function(
+            "before => { const now = document.querySelector('[data-shown]')?.dataset.shown;"
+            " return now && now !== before && document.querySelector(`.st-key-keep-${now}`) }",
+            arg=before,
+            timeout=60_000,
+        )
+        self.settle()
+        return self.shown()
+
     def painted(self) -> list[Shown]:
         return [_shown(one["key"]) for one in self.page.evaluate("window.painted")]
 
@@ -315,44 +331,51 @@ def test_everything_is_done_by_keys(stage: tuple[Store, str, str], browser: Any)
     store, _, address = stage
     session_id = new_session(store, queue={"order": "random", "text": "month 2"}, rubric={"text": "# Look closely"})
     desk = Desk.opened(browser, address, session_id)
-    page = desk.page
-    page.get_by_text("Look closely").wait_for()
-    first = page.locator("[data-shown]").get_attribute("data-shown")
-
-    def step(key: str, expected: str) -> None:
-        page.keyboard.press(key)
-        page.get_by_text(expected).first.wait_for(timeout=30_000)
+    desk.page.get_by_text("Look closely").wait_for()
+    for key, expected in (("v", "nothing stated"), ("w", "decided: swap with")):
+        desk.page.keyboard.press(key)
+        desk.page.get_by_text(expected).first.wait_for(timeout=30_000)
         desk.settle()
-
-    num = page.locator("[data-shown]").get_by_text("decided:").count()
-    assert num == 0
-    step("v", "nothing stated")
-    step("w", "decided: swap with")
-    desk.burst(["ArrowDown", "ArrowUp"], 900)
-    assert page.locator("[data-shown]").get_attribute("data-shown") == first
-    step("2", "medium")
-    assert page.locator("[data-shown]").get_attribute("data-shown") != first
-    page.keyboard.press("e")
-    write(page, " indeed")
-    page.keyboard.press("Escape")
-    page.get_by_role("button", name="False negative").wait_for()
-    page.keyboard.press("e")
-    write(page, " indeed")
-    page.keyboard.press("Control+Enter")
-    page.get_by_role("button", name="Accept the edit").wait_for(timeout=60_000)
-    page.keyboard.press("y")
-    page.get_by_role("button", name="Keep").wait_for(timeout=30_000)
-    desk.settle()
-    desk.burst(["g"], 600)
-    write(page, "the query is odd")
-    page.keyboard.press("Control+Enter")
-    page.get_by_role("button", name="Keep").wait_for(timeout=30_000)
-    desk.settle()
-    desk.burst("sau", 1_500)
-    desk.settle()
+    first = desk.shown()
+    assert (desk.follow("ArrowDown"), desk.follow("ArrowUp")) != (first, first) and desk.shown() == first
+    desk.follow("2")
+    desk.page.keyboard.press("e")
+    write(desk.page, " indeed")
+    desk.page.keyboard.press("Escape")
+    desk.page.get_by_role("button", name="False negative").wait_for(timeout=30_000)
+    desk.page.keyboard.press("e")
+    write(desk.page, " indeed")
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.get_by_role("button", name="Accept the edit").wait_for(timeout=90_000)
+    desk.follow("y")
+    desk.page.keyboard.press("g")
+    write(desk.page, "the query is odd")
+    flagged = desk.follow("Control+Enter")
+    skipped = desk.follow("s")
+    desk.follow("a")
+    assert desk.follow("u") == skipped and desk.follow("u") == flagged
     kinds = kinds_of(store, session_id)
-    assert kinds[:4] == ["swap", "regrade", "edit", "flag"] and kinds[-1] == "undo"
-    assert {"skip", "accept_all"} <= set(kinds)
+    assert kinds[:5] == ["swap", "regrade", "edit", "flag", "skip"]
+    assert "accept_all" in kinds and kinds.count("undo") == len(kinds) - kinds.index("undo")
+
+
+def test_a_lost_lease_keeps_what_was_written(stage: tuple[Store, str, str], browser: Any) -> None:
+    store, url, of_ada = stage
+    session_id = new_session(store, queue={"order": "random", "limit": 1}, lease_minutes=0.02)
+    desk = Desk.opened(browser, of_ada, session_id)
+    desk.page.keyboard.press("g")
+    write(desk.page, "what I found out")
+    desk.page.wait_for_timeout(1_500)
+    with served(url, "grace") as of_grace:
+        taken = Desk.opened(browser, of_grace, session_id)
+        desk.page.keyboard.press("Control+Enter")
+        desk.page.get_by_text("handed to somebody else").wait_for(timeout=30_000)
+        desk.page.locator("code", has_text="what I found out").wait_for(timeout=30_000)
+        taken.burst("k", 1_000)
+        taken.settle()
+    assert "flag" not in kinds_of(store, session_id)
+    desk.page.keyboard.press("x")
+    desk.page.get_by_text("handed to somebody else").wait_for(state="hidden", timeout=30_000)
 
 
 def write(page: Any, words: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.edit_scoring import scoring_of
+from app.edit_scoring import EncoderThread, scoring_of
 from app.errors import RecipeError
 from app.review_desk import (
     Desk,
@@ -179,7 +179,7 @@ def test_an_edit_is_scored_before_it_is_accepted(store: Store) -> None:
     fill(store)
     seat = seated(store)
     desk = opened(store, seat)
-    edit = rescored(store, desk, desk.asked[1], "second, mended", scoring_of(store, FakeEncoder("v")))
+    edit = rescored(store, desk, desk.asked[1], "second, mended", scoring_of(store, EncoderThread(FakeEncoder("v"))))
     assert (edit.scores, edit.scores_before) == ({"minilm": 0.6}, {"minilm": 0.85})
     assert opened(store, seat).standing == {}
     assert accept_edit(store, desk, edit, shown_at=utc_now()).is_new
