@@ -188,7 +188,9 @@ def _show_leak(title: str, leak: dict[str, Any]) -> None:
             return
         low, high = leak["interval_95"]
         control = "no control" if leak.get("control_auc") is None else f"control {leak['control_auc']:.3f}"
-        told = {True: "tells more than the control", False: "no more than the control", None: ""}[leak["stands_out"]]
+        told = {True: "It tells more than the control.", False: "It tells no more than the control.", None: ""}[
+            leak["stands_out"]
+        ]
         st.text(f"AUC {leak['auc']:.3f} ({low:.3f} to {high:.3f}), {control}. {told}")
         by_rank = ", ".join(f"{label} {one['auc']:.3f}" for label, one in leak.get("by_rank", {}).items())
         if by_rank:

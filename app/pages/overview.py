@@ -89,7 +89,9 @@ def _show_runs(session: Session) -> None:
         {"kind": run.kind, "run": cell(run.name), "state": run.state, "started": run.started_at, "seconds": run.seconds}
         for run in last_runs(session)
     ]
-    st.dataframe(rows, hide_index=True, width="stretch")
+    started = st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC")
+    seconds = st.column_config.NumberColumn(format="%.0f")
+    st.dataframe(rows, hide_index=True, width="stretch", column_config={"started": started, "seconds": seconds})
 
 
 def _show_example(session: Session) -> None:

@@ -52,7 +52,8 @@ def show(store: Store) -> None:
         }
         for one in reversed(listed)
     ]
-    st.dataframe(table, hide_index=True, width="stretch")
+    made = st.column_config.DatetimeColumn("made (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC")
+    st.dataframe(table, hide_index=True, width="stretch", column_config={"made": made})
     names = [one.name for one in reversed(listed)]
     asked = st.query_params.get("release", "")
     name = st.selectbox("Release", names, index=names.index(asked) if asked in names else 0, format_func=cell)

@@ -257,7 +257,7 @@ def _parsed_html(one: Parsed, most: int) -> str:
     head = " · ".join(part for part in (label, one.grade, one.origin) if part)
     return (
         f"<div style='border-left:6px solid {colour};padding:.2rem .8rem;margin:.3rem 0'><b>{escaped(head)}</b>"
-        f"{broken}{block(one.text, most)}</div>"
+        f"{broken}<div style='max-height:14rem;overflow-y:auto'>{block(one.text, most)}</div></div>"
     )
 
 
