@@ -45,7 +45,8 @@ def served(store: str | None, environment: Mapping[str, str] | None = None) -> I
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "gradus"), "app", "--port", str(port)]
+    # This checkout's code, whichever one the installed command would run.
+    command = [sys.executable, "-c", "from app.cli import main; main()", "app", "--port", str(port)]
     command += ["--store", store] if store else []
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, **(environment or {})})
     address = f"http://127.0.0.1:{port}"
