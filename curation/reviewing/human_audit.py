@@ -6,7 +6,7 @@ it is settled, one on which they disagree. Skipped examples were not looked at. 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -17,13 +17,15 @@ from sqlalchemy.orm import Session
 
 from curation.judging.verdicts import wilson
 from curation.release.reading import among, read
-from curation.reviewing.agreement import agreement_of, verdicts_of
-from curation.reviewing.quality import Check, Press, checks, paces, presses
+from curation.reviewing.agreement import SessionAgreement, agreement_of, verdicts_of
+from curation.reviewing.quality import Accuracy, Check, Pace, Press, accuracies, checks, paces, presses
 from curation.reviewing.sampling import Audited, Stratum, audited
+from curation.reviewing.sessions import session_named
 from curation.reviewing.verdicts import Verdict
 from db.tables.examples import Candidate
 from db.tables.review import ItemCandidate, ReviewItem, ReviewSession, Rubric
 
+FATES = ("kept", "regraded", "drop", "false_negative", "edit", "disputed")
 _PAGE = 1_000
 
 
@@ -38,7 +40,7 @@ class Reviewed:
 
     @property
     def fate(self) -> str:
-        """kept, regraded, drop, false_negative, edit or disputed."""
+        """One of `FATES`."""
         word = self.verdict.word
         if word is None:
             return "disputed"
@@ -69,14 +71,16 @@ def audit_of(session: Session, review_session: ReviewSession, found: Iterable[Re
     sample = review_session.definition.get("queue", {}).get("sample")
     if not strata or not sample:
         return None
-    stratum_of = dict(
-        session.execute(
-            select(ItemCandidate.candidate_id, ItemCandidate.stratum)
-            .join(ReviewItem, ReviewItem.id == ItemCandidate.item_id)
-            .where(ReviewItem.session_id == review_session.id, ReviewItem.kind == "regular",
-                   ItemCandidate.stratum.is_not(None))
-        ).tuples()
-    )  # fmt: skip
+    strata_rows = session.execute(
+        select(ItemCandidate.candidate_id, ItemCandidate.stratum)
+        .join(ReviewItem, ReviewItem.id == ItemCandidate.item_id)
+        .where(
+            ReviewItem.session_id == review_session.id,
+            ReviewItem.kind == "regular",
+            ItemCandidate.stratum.is_not(None),
+        )
+    )
+    stratum_of = {candidate: stratum for candidate, stratum in strata_rows}
     looked_at: Counter[str | None] = Counter()
     wrong: Counter[str | None] = Counter()
     for one in found:
@@ -88,6 +92,48 @@ def audit_of(session: Session, review_session: ReviewSession, found: Iterable[Re
         max_error_rate=sample.get("max_error_rate"),
         confidence=sample.get("confidence", 0.95),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """A review session as it stands: how far people agree, what their sample says, how carefully they decide.
+
+    `fates` counts candidates by what people make of them, `num_changed` all that are not kept as they were.
+    """
+
+    num: int
+    fates: dict[str, int]
+    num_changed: int
+    num_settled: int
+    agreement: SessionAgreement
+    audit: Audited | None
+    paces: list[Pace]
+    accuracies: list[Accuracy]
+
+
+def session_report(session: Session, name: str, *, num_resamples: int = 1_000) -> SessionReport:
+    """Everything of a session by now.
+
+    Raises:
+        CurationError: There is no such session.
+    """
+    review_session = session_named(session, name)
+    found = reviewed(session, name)
+    fates = Counter(one.fate for one in found)
+    return SessionReport(
+        num=len(found),
+        fates={fate: fates[fate] for fate in FATES},
+        num_changed=len(found) - fates["kept"],
+        num_settled=sum(one.verdict.state == "settled" for one in found),
+        agreement=agreement_of(_told(found), num_resamples=num_resamples),
+        audit=audit_of(session, review_session, found),
+        paces=paces(presses(session, review_session.id)),
+        accuracies=accuracies(checks(session, review_session.id)),
+    )
+
+
+def _told(found: Iterable[Reviewed]) -> Iterator[tuple[int, int, Verdict]]:
+    return ((one.example, one.candidate, one.verdict) for one in found)
 
 
 def human_audit(
@@ -134,8 +180,7 @@ def _facts(
         "reviewers": [{"reviewer": reviewer, "num": num} for reviewer, num in sorted(by_person.items())],
         "num": len(found),
         "num_examples": len({one.example for one in found}),
-        "fates": {fate: fates[fate] for fate in
-                  ("kept", "regraded", "drop", "false_negative", "edit", "disputed")},
+        "fates": {fate: fates[fate] for fate in FATES},
         "num_settled": sum(one.verdict.state == "settled" for one in found),
         "num_changed": changed,
         "changed_interval_95": wilson(changed, len(found)),
