@@ -9,12 +9,13 @@ from app.acting import Acting, acting_reviewer
 from app.errors import AppError
 from app.opening import opened_store
 from app.options import JsonFile, StoreUrl
-from app.terminal import console, escape, shortened, show_table, write_json
+from app.terminal import console, shortened, show_table, write_json
 
 if TYPE_CHECKING:
     from curation.reviewing.bulk import Preview
 
 _LISTED = 50
+_ID = 12  # letters of a bulk's id that are shown; --undo takes its beginning
 
 
 def bulk(
@@ -70,7 +71,7 @@ def _decide(store: str | None, recipe: Path, acting: str | None, *, is_meant: bo
             return told
         with opened.write() as session:
             made = apply(session, asked.filter, asked.decision, by, mark=seen.mark)
-    console.print(f"Decided on {made.num:,} negatives; 'gradus review bulk --undo {made.bulk_id}' takes it back")
+    console.print(f"Decided on {made.num:,} negatives; 'gradus review bulk --undo {made.bulk_id[:_ID]}' takes it back")
     return told | {"applied": asdict(made)}
 
 
@@ -109,9 +110,9 @@ def _list(store: str | None) -> dict[str, Any]:
     with opened_store(store, must_exist=True) as opened, opened.read() as session:
         found = bulks(session, limit=_LISTED)
     rows = [
-        (one.bulk_id, escape(one.session), one.reviewer, one.decision, f"{one.at:%Y-%m-%d %H:%M}", one.num,
+        (one.bulk_id[:_ID], one.session, one.decision, f"{one.at:%Y-%m-%d %H:%M}", one.num,
          one.num_standing)
         for one in found
     ]  # fmt: skip
-    show_table("Bulk decisions", ["bulk", "session", "by", "decision", "at", "negatives", "standing"], rows)
+    show_table("Bulk decisions", ["bulk", "session", "decision", "at", "negatives", "standing"], rows)
     return {"bulks": [asdict(one) for one in found]}

@@ -141,16 +141,18 @@ def undo_bulk(session: Session, bulk_id: str, by: Reviewer, *, now: datetime | N
     """Take every decision of a bulk back that still stands, by an event each, and let what gave way stand again.
     Returns how many were taken back.
 
+    Args:
+        bulk_id: Or its beginning, as long as only one begins so.
+
     Raises:
         CurationError: `by` is no admin, or there is no such bulk.
     """
     require(session, by, "admin")
     now, num, last = now or utc_now(), 0, 0
+    bulk_id = _whole_id(session, bulk_id)
     made = select(Decision).where(
         Decision.bulk_id == bulk_id, Decision.kind != "undo", Decision.assignment_id.is_(None)
     )
-    if session.scalars(made.limit(1)).first() is None:
-        raise CurationError(f"bulk {bulk_id!r}: there is none; see 'gradus review bulk --list'")
     standing = made.join(CurrentDecision, CurrentDecision.decision_id == Decision.id).order_by(Decision.id).limit(_PAGE)
     while page := session.scalars(standing.where(Decision.id > last)).all():
         last = page[-1].id
@@ -158,6 +160,15 @@ def undo_bulk(session: Session, bulk_id: str, by: Reviewer, *, now: datetime | N
         _let_stand_again(session, page, now)
         num += len(page)
     return num
+
+
+def _whole_id(session: Session, beginning: str) -> str:
+    begins_so = Decision.bulk_id.startswith(beginning, autoescape=True) & Decision.assignment_id.is_(None)
+    found = session.scalars(select(Decision.bulk_id).where(begins_so).distinct().limit(2)).all()
+    if len(found) != 1 or found[0] is None or not beginning:
+        what = "several begin so" if len(found) > 1 else "there is none"
+        raise CurationError(f"bulk {beginning!r}: {what}; 'gradus review bulk' lists them")
+    return found[0]
 
 
 def _let_stand_again(session: Session, undone: Sequence[Decision], now: datetime) -> None:

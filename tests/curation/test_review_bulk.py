@@ -84,7 +84,7 @@ def test_undone_as_one_what_gave_way_stands_again(desk: Desk) -> None:
     assert_sound(desk.store)
     chief = desk.person("chief", "admin")
     with desk.store.write() as session:
-        assert undo_bulk(session, made.bulk_id, chief, now=desk.clock) == 4
+        assert undo_bulk(session, made.bulk_id[:8], chief, now=desk.clock) == 4
     assert standing(desk) == before
     with desk.store.write() as session:
         assert undo_bulk(session, made.bulk_id, chief) == 0
@@ -161,8 +161,9 @@ def test_only_an_admin_in_an_open_session_and_never_for_nothing(desk: Desk) -> N
         undo_bulk(session, made.bulk_id, person)
     with pytest.raises(CurationError, match="nothing matches that is not decided so already"):
         done(desk)
-    with pytest.raises(CurationError, match="bulk 'x': there is none"), desk.store.write() as session:
-        undo_bulk(session, "x", chief)
+    for wrong in ("x", "%", ""):
+        with pytest.raises(CurationError, match=f"bulk '{wrong}': there is none"), desk.store.write() as session:
+            undo_bulk(session, wrong, chief)
     with desk.store.write() as session:
         close_session(session, session_named(session, "s"), by=chief)
     with pytest.raises(CurationError, match="is closed"):
