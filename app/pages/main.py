@@ -20,6 +20,7 @@ PAGES = (
     ("training", "Training"),
     ("review", "Review"),
     ("review_decide", "Decide"),
+    ("agreement", "Agreement"),
     ("adjudication", "Adjudication"),
     ("bulk", "Bulk"),
 )
