@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Learned positions that a family keeps for itself: RoBERTa's start behind the padding's index.
 _RESERVED_POSITIONS = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet"}
-CODE = Path(__file__).with_name("modeling_ata.py")
+_SAVED_TYPE = "modeling_ata.ATAPooling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,9 @@ def _load(
     if attention is not None:
         options["attn_implementation"] = attention
     try:
-        return SentenceTransformer(
-            str(folder),
-            device=device,
-            prompts=prompts or None,
-            model_kwargs=options,
-            trust_remote_code=(folder / CODE.name).is_file() and is_our_pooling(folder),
+        # The folder's copy of the pooling is not run: this package's own stands in for it, whatever version saved it.
+        return SentenceTransformer._load_with_module_classes(
+            str(folder), {_SAVED_TYPE: ATAPooling}, device=device, prompts=prompts or None, model_kwargs=options
         )
     except torch.OutOfMemoryError as error:
         raise TrainerError(
@@ -121,11 +118,6 @@ def _load(
         ) from error
     except (ValueError, ImportError, OSError) as error:
         raise TrainerError(f"model = {str(folder)!r} cannot be loaded: {error}") from error
-
-
-def is_our_pooling(folder: Path) -> bool:
-    """Code in a model's folder runs only when it is, byte for byte, the file that Gradus saves."""
-    return (folder / CODE.name).read_bytes() == CODE.read_bytes()
 
 
 def _transformer(model: SentenceTransformer) -> "PreTrainedModel":
@@ -234,7 +226,7 @@ def save_model(model: SentenceTransformer, folder: Path, *, merge: bool = True) 
     modules = json.loads(path.read_text(encoding="utf-8"))
     for module in modules:
         if module["type"].endswith(".ATAPooling"):
-            module["type"] = "modeling_ata.ATAPooling"
+            module["type"] = _SAVED_TYPE
     path.write_text(json.dumps(modules, indent=2), encoding="utf-8")
 
 

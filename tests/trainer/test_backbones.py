@@ -174,13 +174,17 @@ def test_missing_model_and_models_without_a_pooling_are_refused(tmp_path: Path, 
         with_pooling(bare)
 
 
-def test_foreign_code_in_a_folder_is_not_run(backbone_of: MakeModel, tmp_path: Path) -> None:
-    save_model(load_model(backbone_of("bert"), device="cpu"), tmp_path / "saved")
-    assert load_model(tmp_path / "saved", pooling="sum", device="cpu").encode(TEXTS).shape == (3, 32)
-    with (tmp_path / "saved" / "modeling_ata.py").open("a") as file:
+def test_code_in_a_folder_is_never_run(backbone_of: MakeModel, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    model = load_model(backbone_of("bert"), device="cpu")
+    save_model(model, saved)
+    with (saved / "modeling_ata.py").open("a") as file:
         file.write("\nraise SystemExit('run')\n")
+    assert (load_model(saved, device="cpu").encode(TEXTS) == model.encode(TEXTS)).all()
+    modules = (saved / "modules.json").read_text().replace("modeling_ata.ATAPooling", "modeling_ata.Other")
+    (saved / "modules.json").write_text(modules)
     with pytest.raises(TrainerError, match="trust_remote_code"):
-        load_model(tmp_path / "saved", device="cpu")
+        load_model(saved, device="cpu")
 
 
 def test_memory_that_is_not_there_is_said(backbone_of: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +192,6 @@ def test_memory_that_is_not_there_is_said(backbone_of: MakeModel, monkeypatch: p
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     folder = backbone_of("bert")
-    monkeypatch.setattr("trainer.backbones.SentenceTransformer", full)
+    monkeypatch.setattr("trainer.backbones.SentenceTransformer._load_with_module_classes", full)
     with pytest.raises(TrainerError, match=r"does not fit.*bfloat16.*LoRA"):
         load_model(folder, device="cuda")

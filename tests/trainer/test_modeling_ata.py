@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
     BertConfig,
@@ -321,3 +323,48 @@ def test_pooling_outside_a_model_says_so() -> None:
     features = {"token_embeddings": torch.zeros(1, 2, 4), "attention_mask": torch.ones(1, 2)}
     with pytest.raises(RuntimeError, match="queries and keys"):
         ATAPooling(4)(features)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, Any]:
+    num_texts, width = draw(st.integers(1, 4)), draw(st.integers(1, 12))
+    groups, per_group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    spans = [sorted(draw(st.tuples(st.integers(0, width), st.integers(0, width)))) for _ in range(num_texts)]
+    return {
+        "valid": torch.tensor([[low <= place < high for place in range(width)] for low, high in spans]),
+        "heads": (groups, per_group),
+        "is_causal": draw(st.booleans()),
+        "window": draw(st.none() | st.integers(1, 14)),
+        "piece": draw(st.sampled_from([1, 7, 60, 1 << 19])),
+        "mode": draw(st.sampled_from(["log1p", "sum"])),
+    }
+
+
+@given(shape=shapes(), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=150)
+def test_any_shape_equals_the_sum_written_out(shape: dict[str, Any], seed: int) -> None:
+    """Also texts without any token, whose keys get 0, and gradients."""
+    valid, (groups, per_group) = shape["valid"], shape["heads"]
+    draws = torch.Generator().manual_seed(seed)
+    size = (valid.shape[0], groups, valid.shape[1], 4)
+    query = torch.randn(size[0], groups * per_group, *size[2:], generator=draws).requires_grad_()
+    key = torch.randn(size, generator=draws).requires_grad_()
+    direction = torch.randn(valid.shape, generator=draws)
+    places = torch.arange(valid.shape[1])
+    ahead = places - places[:, None]
+    near = ahead.abs() < (shape["window"] or 99)
+    visible = valid[:, None, None] & near & ((ahead <= 0) | (not shape["is_causal"]))
+    scores = (query @ key.repeat_interleave(per_group, 1).transpose(-1, -2) * 0.5).masked_fill(~visible, -1e9)
+    attention = scores.softmax(-1)
+    if shape["mode"] == "log1p":
+        attention = torch.log1p(visible.sum(-1, keepdim=True) * attention)
+    counted = visible & valid[:, None, :, None]
+    expected = (attention * counted).sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
+    sight = Sight(valid, shape["is_causal"], shape["window"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(modeling_ata._PIECE, "cpu", shape["piece"])
+        received = received_attention(query, key, sight, scaling=0.5, mode=shape["mode"])
+        ours = torch.autograd.grad((received * direction).sum(), [query, key])
+    torch.testing.assert_close(received, expected, atol=1e-5, rtol=1e-5)
+    for gradient, right in zip(ours, torch.autograd.grad((expected * direction).sum(), [query, key]), strict=True):
+        torch.testing.assert_close(gradient, right, atol=1e-5, rtol=1e-4)
