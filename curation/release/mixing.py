@@ -54,7 +54,7 @@ def fill_slots(
     never exceeded, whatever stays empty for it; it bounds what `names_of` a negative gives, its origin and its grade.
     """
     used: Counter[str] = Counter()
-    limits = {str(name): most for name, most in quotas.items()}
+    limits = {str(name): most for name, most in quotas.items()} if quotas else {}
 
     def take(supply: Sequence[One], most: int) -> list[One]:
         if not limits:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
 from curation.release.page import POSITIVE, Page, lists, places_within, table, taken
@@ -67,6 +67,12 @@ PROVENANCE = pa.schema(
     ]
 )
 _NUM_TEXTS = 9
+# A way's condition is that of its index, which covers no other way.
+_WAYS: dict[str, ColumnElement[bool]] = {
+    "request": Sourcing.request_id.is_not(None),
+    "teacher": Sourcing.teacher_id.is_not(None),
+    "import": and_(Sourcing.teacher_id.is_(None), Sourcing.request_id.is_(None)),
+}
 _Head = tuple[str | None, ...]  # the texts of a way
 
 
@@ -79,32 +85,40 @@ class Sources:
     teachers: set[int] = field(default_factory=set)
 
 
-@dataclass(slots=True)
 class _Ways:
     """Ways in which candidates were found, by columns. Heads are few: each is kept once, and taken by its place."""
 
-    heads: dict[_Head, int] = field(default_factory=dict)
-    candidates: list[int] = field(default_factory=list)
-    of_head: list[int] = field(default_factory=list)
-    numbers: list[tuple[int | None, float | None, float | None]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._heads: dict[_Head, int] = {}
+        self._candidates: list[int] = []
+        self._places: list[int] = []
+        self._numbers: tuple[list[Any], ...] = ([], [], [])
 
-    def place(self, head: _Head) -> int:
-        return self.heads.setdefault(head, len(self.heads))
+    def place(self, head: _Head | None) -> int:
+        """Where a head stands; -1 for ways that do not count."""
+        return -1 if head is None else self._heads.setdefault(head, len(self._heads))
+
+    def add(self, candidates: Sequence[int], places: Sequence[int], *numbers: Sequence[Any]) -> None:
+        """A way for each candidate: the place of its head; retrieval rank, score and threshold where there are some."""
+        self._candidates += candidates
+        self._places += places
+        for known, more in zip(self._numbers, numbers or ([None] * len(places),) * 3, strict=True):
+            known.extend(more)
 
     def lists(self, keys: NDArray[np.int64]) -> pa.ListArray:
         """The ways of each of these candidates, in an order that no store decides."""
         place_of = {key: place for place, key in enumerate(keys.tolist())}
-        places = np.array([place_of[key] for key in self.candidates], dtype=np.int64)
-        of_way = np.array(self.of_head, dtype=np.int64)
-        names = [_order(head) for head in self.heads]
+        of_candidate = np.array([place_of[key] for key in self._candidates], dtype=np.int64)
+        of_head = np.array(self._places, dtype=np.int64)
+        names = [_order(head) for head in self._heads]
         rank_of = {name: rank for rank, name in enumerate(sorted(set(names)))}
-        ranks = np.array([rank_of[name] for name in names], dtype=np.int64)[of_way]
-        order = np.lexsort((ranks, places))
-        texts = [pa.array([head[at] for head in self.heads], pa.string()) for at in range(_NUM_TEXTS)]
-        columns = zip(*self.numbers, strict=True) if self.numbers else ((), (), ())
-        numbers = [pa.array(one, kind.type) for one, kind in zip(columns, list(WAY)[_NUM_TEXTS:], strict=True)]
-        structs = [*(one.take(pa.array(of_way[order])) for one in texts), *(taken(one, order) for one in numbers)]
-        return lists(np.bincount(places, minlength=len(keys)), WAY, structs)
+        ranks = np.array([rank_of[name] for name in names] + [-1], dtype=np.int64)  # the last one for place -1
+        order = np.lexsort((ranks[of_head], of_candidate))
+        order = order[of_head[order] >= 0]
+        texts = [pa.array([head[at] for head in self._heads], pa.string()) for at in range(_NUM_TEXTS)]
+        numbers = [pa.array(one, kind.type) for one, kind in zip(self._numbers, list(WAY)[_NUM_TEXTS:], strict=True)]
+        columns = [*(one.take(pa.array(of_head[order])) for one in texts), *(taken(one, order) for one in numbers)]
+        return lists(np.bincount(of_candidate[order], minlength=len(keys)), WAY, columns)
 
 
 class Provenance:
@@ -131,6 +145,8 @@ class Provenance:
             key: (name, version)
             for key, name, version in session.execute(select(Teacher.id, Teacher.name, Teacher.version))
         }
+        # A way that nothing was found by needs no looking up; its index is empty, so this takes no time.
+        self._there = {way for way, is_it in _WAYS.items() if session.scalar(select(Sourcing.id).where(is_it).limit(1))}
 
     def table(self, page: Page) -> pa.Table:
         """A row for each candidate of a page, in order."""
@@ -168,13 +184,15 @@ class Provenance:
         digest_of = dict(read(self._session, statement, asked)) if asked else {}
         return pa.array([None if key is None else digest_of[key] for key in parents], pa.string())
 
+    def _read(self, way: str, statement: Any, keys: Sequence[int]) -> list[tuple[Any, ...]]:
+        return read(self._session, statement, keys) if way in self._there else []
+
     def _is_asked(self, run: int) -> bool:
         if self._names and self._runs[run][0] not in self._names:
             return False
         self.sources.runs.add(run)
         return True
 
-    # One query for each way: an index of sourcings covers one of them only.
     def _requested(self, keys: Sequence[int], ways: _Ways) -> None:
         statement: Any = (
             select(Sourcing.candidate_id, Sourcing.run_id, Request.digest, Request.model, RunRequest.kind)
@@ -182,16 +200,18 @@ class Provenance:
             .outerjoin(
                 RunRequest, (RunRequest.run_id == Sourcing.run_id) & (RunRequest.request_id == Sourcing.request_id)
             )
-            .where(among(self._session, Sourcing.candidate_id), Sourcing.request_id.is_not(None))
+            .where(among(self._session, Sourcing.candidate_id), _WAYS["request"])
         )
-        for candidate, run, digest, model, entry in read(self._session, statement, keys):
-            if self._is_asked(run):
-                self.sources.models.add(model)
-                name, recipe, pack, pack_digest = self._runs[run]
-                place = ways.place((name, recipe, digest, model, pack, pack_digest, entry, None, None))
-                ways.candidates.append(candidate)
-                ways.of_head.append(place)
-                ways.numbers.append((None, None, None))
+        rows = self._read("request", statement, keys)
+        heads = [self._of_request(*row[1:]) for row in rows]
+        ways.add([row[0] for row in rows], [ways.place(head) for head in heads])
+
+    def _of_request(self, run: int, digest: str, model: str, entry: str | None) -> _Head | None:
+        if not self._is_asked(run):
+            return None
+        self.sources.models.add(model)
+        name, recipe, pack, pack_digest = self._runs[run]
+        return (name, recipe, digest, model, pack, pack_digest, entry, None, None)
 
     def _retrieved(self, keys: Sequence[int], ways: _Ways) -> None:
         statement: Any = select(
@@ -201,30 +221,26 @@ class Provenance:
             Sourcing.retrieval_rank,
             Sourcing.score,
             Sourcing.threshold,
-        ).where(among(self._session, Sourcing.candidate_id), Sourcing.teacher_id.is_not(None))
-        places: dict[tuple[int, int], int | None] = {}
-        for candidate, run, teacher, rank, score, threshold in read(self._session, statement, keys):
-            pair = (run, teacher)
-            if pair not in places:
-                places[pair] = ways.place(self._of_teacher(run, teacher)) if self._is_asked(run) else None
-            if (place := places[pair]) is not None:
-                ways.candidates.append(candidate)
-                ways.of_head.append(place)
-                ways.numbers.append((rank, score, threshold))
+        ).where(among(self._session, Sourcing.candidate_id), _WAYS["teacher"])
+        if rows := self._read("teacher", statement, keys):
+            candidates, runs, teachers, *numbers = zip(*rows, strict=True)
+            pairs = list(zip(runs, teachers, strict=True))
+            place_of = {pair: ways.place(self._of_teacher(*pair)) for pair in set(pairs)}
+            ways.add(candidates, [place_of[pair] for pair in pairs], *numbers)
 
-    def _of_teacher(self, run: int, teacher: int) -> _Head:
+    def _of_teacher(self, run: int, teacher: int) -> _Head | None:
+        if not self._is_asked(run):
+            return None
         self.sources.teachers.add(teacher)
         return (*self._runs[run][:2], *[None] * 5, *self._teachers[teacher])
 
     def _imported(self, keys: Sequence[int], ways: _Ways) -> None:
-        statement = select(Sourcing.candidate_id, Sourcing.run_id).where(
-            among(self._session, Sourcing.candidate_id), Sourcing.teacher_id.is_(None), Sourcing.request_id.is_(None)
+        statement: Any = select(Sourcing.candidate_id, Sourcing.run_id).where(
+            among(self._session, Sourcing.candidate_id), _WAYS["import"]
         )
-        for candidate, run in read(self._session, statement, keys):
-            if self._is_asked(run):
-                ways.candidates.append(candidate)
-                ways.of_head.append(ways.place((*self._runs[run][:2], *[None] * 7)))
-                ways.numbers.append((None, None, None))
+        rows = self._read("import", statement, keys)
+        heads = {run: (*self._runs[run][:2], *[None] * 7) for _, run in rows if self._is_asked(run)}
+        ways.add([row[0] for row in rows], [ways.place(heads.get(run)) for _, run in rows])
 
 
 def _decisions(events: Sequence[Sequence[Event]]) -> pa.ListArray:
