@@ -7,6 +7,7 @@ own budget, and resumes by being run again. An answer that cannot be used is a r
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import orjson
@@ -32,7 +33,8 @@ from generator.estimate import Estimate, estimate_requests
 from generator.ledger import Harvestable, decompressed, enqueue
 from generator.models import facts_of
 from generator.plan import Planned
-from generator.prompt_pack import Entry, PromptPack
+from generator.progress import failures_of
+from generator.prompt_pack import Entry, PromptPack, pack_from
 from generator.wire import wire_body
 
 # The same question would be cut off again.
@@ -83,10 +85,14 @@ class JudgeRecipe(BaseModel):
     def _negatives_by_default(cls, value: Any) -> Any:
         return {"source": "negatives", **value} if isinstance(value, dict) else value
 
+    def with_names_from(self, folder: Path) -> Self:
+        """The recipe with a pack that is not a bundled one taken from this folder."""
+        return self.model_copy(update={"pack": pack_from(folder, self.pack)})
+
 
 @dataclass(slots=True)
 class StageReport:
-    """Where one judge stands: pairs, grades, what was refused and what it cost."""
+    """Where one judge stands: pairs, grades, what was refused, why requests failed, and what it cost."""
 
     stage: Stage
     run: str
@@ -99,6 +105,7 @@ class StageReport:
     num_failed: int = 0
     grades: dict[int, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
     input_tokens: int = 0
     output_tokens: int = 0
     spent_usd: float | None = None
@@ -241,7 +248,8 @@ class Judging:
         report.num_accepted = len(good)
         put_judgements(session, self.judge_id, self.stage, good)
         add_rejections(session, self.run_id, rejected)
-        _settle(session, changes)
+        if changes:
+            _settle(session, changes)
         if again:
             enqueue(session, self.run_id, again, self.table.model)
             report.new_plan_indices = [item.plan_index for item in again]
@@ -300,7 +308,8 @@ def _entry(recipe: JudgeRecipe) -> Entry:
 
 
 def _put_judge(session: Session, recipe: JudgeRecipe, entry: Entry, model: str) -> int:
-    return put_judge(session, model=model, entry=f"{recipe.pack}/{recipe.entry}", prompt_digest=entry.digest)
+    name = f"{Path(recipe.pack).name}/{recipe.entry}"  # where a folder lies makes no other judge
+    return put_judge(session, model=model, entry=name, prompt_digest=entry.digest)
 
 
 def _read(item: Harvestable, passage: str) -> Graded | Unusable:
@@ -355,6 +364,7 @@ def _summary(session: Session, judging: Judging, asked: Asked) -> StageReport:
         num_failed=asked.num_failed,
         grades=by_grade,
         refused=dict(sorted((reason, count) for reason, count in session.execute(reasons))),
+        failures=failures_of(session, run_id),
         input_tokens=int(tokens[0] or 0),
         output_tokens=int(tokens[1] or 0),
         spent_usd=run.spent_usd if facts_of(judging.table.model).has_price else None,

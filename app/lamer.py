@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -13,7 +15,7 @@ from db.runs import finish_run, start_run
 from db.store import Store
 from db.tables.ledger import Run
 from generator.plan import Planned
-from generator.prompt_pack import Entry, PromptPack
+from generator.prompt_pack import Entry, PromptPack, pack_from
 from generator.recipe import BatchFileEngine
 from generator.wire import wire_body
 
@@ -28,6 +30,14 @@ class LamerTable(ModelTable):
     num_samples: int = Field(default=5, ge=1, le=50)
     pack: str = "curation_v1"
     entry: str = "lamer_passage"
+
+    def with_names_from(self, folder: Path) -> Self:
+        """The table with a pack that is not a bundled one taken from this folder."""
+        return self.model_copy(update={"pack": pack_from(folder, self.pack)})
+
+    def identity(self) -> dict[str, Any]:
+        """As its base has it; of a pack's folder the name alone."""
+        return super().identity() | {"pack": Path(self.pack).name}
 
     @property
     def answerer(self) -> str:

@@ -21,14 +21,13 @@ _LAGGARDS = 3
 
 
 @contextmanager
-def live_view(title: str, *, cells: Sequence[str] = (), has_price: bool = True) -> Iterator[Callable[[Progress], None]]:
+def live_view(title: str, *, cells: Sequence[str] = ()) -> Iterator[Callable[[Progress], None]]:
     """Gives the callable that shows a run's progress.
 
     Args:
         cells: Names of the attribute cells, by their numbers in the progress.
-        has_price: Whether money is known; without it only tokens are shown.
     """
-    view = _View(title, cells, has_price)
+    view = _View(title, cells)
     if not console.is_terminal:
         yield view.log
         return
@@ -42,8 +41,8 @@ def live_view(title: str, *, cells: Sequence[str] = (), has_price: bool = True) 
 
 
 class _View:
-    def __init__(self, title: str, cells: Sequence[str], has_price: bool) -> None:
-        self._title, self._cells, self._has_price = title, cells, has_price
+    def __init__(self, title: str, cells: Sequence[str]) -> None:
+        self._title, self._cells = title, cells
         self._last = 0.0
         self._seen: deque[tuple[float, int]] = deque()
 
@@ -84,7 +83,7 @@ class _View:
             yield "attribute cells", self._laggards(progress)
         if progress.reasons:
             yield "refused", " ".join(f"{reason} {num:,}" for reason, num in progress.reasons.most_common(4))
-        money = f"${progress.spent_usd:,.4f}" if self._has_price else "no known price"
+        money = f"${progress.spent_usd:,.4f}" if progress.has_price else "no known price"
         yield "spent", f"{money}, {progress.spent_tokens:,} tokens"
         if progress.input_tokens:
             yield "cache hits", f"{progress.cached_tokens / progress.input_tokens:.0%} of the input tokens"

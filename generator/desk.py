@@ -43,7 +43,8 @@ _Result = TypeVar("_Result")
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands, as this process sees it; `num_new` is what it answered itself."""
+    """Where a run stands, as this process sees it; `num_new` is what it answered itself. Without `has_price` what was
+    spent is known in tokens alone."""
 
     num_planned: int = 0
     num_answered: int = 0
@@ -54,6 +55,7 @@ class Progress:
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     cells: Counter[tuple[int, int]] = field(default_factory=Counter)
+    has_price: bool = True
     spent_usd: float = 0.0
     spent_tokens: int = 0
     input_tokens: int = 0
@@ -105,7 +107,7 @@ class Desk:
     ) -> None:
         self.store, self.run_id, self._reader, self._worst, self._budget = store, run_id, reader, worst, budget
         self.stopping = threading.Event()
-        self.progress = Progress()
+        self.progress = Progress(has_price=worst.facts.has_price)
         self.holder = this_process()
         self._follow_ups, self._on_progress, self._lease_s = follow_ups, on_progress, lease_s
         self._limit, self._max_rejected, self.secret = limit, max_rejected, Secret(secret)

@@ -315,6 +315,11 @@ def is_bundled(name: str) -> bool:
     return name in {folder.name for folder in _BUNDLED.iterdir() if folder.is_dir()}
 
 
+def pack_from(folder: Path, name: str) -> str:
+    """A recipe's pack: a bundled one by its name, any other as a path from the recipe's folder."""
+    return name if is_bundled(name) else str(folder / name)
+
+
 def bundled_packs() -> Iterator[PromptPack]:
     """The packs that come with Gradus, by name."""
     for folder in sorted(path for path in _BUNDLED.iterdir() if path.is_dir()):

@@ -287,9 +287,9 @@ class GenerateRecipe(_Table):
 
     def with_names_from(self, folder: Path) -> Self:
         """The recipe with a pack that is not a bundled one taken from this folder."""
-        from generator.prompt_pack import is_bundled
+        from generator.prompt_pack import pack_from
 
-        return self if is_bundled(self.pack) else self.model_copy(update={"pack": str(folder / self.pack)})
+        return self.model_copy(update={"pack": pack_from(folder, self.pack)})
 
     def identity(self) -> dict[str, object]:
         """What makes a run the same run: everything but where the engine stands, what it may cost, where files lie."""

@@ -69,15 +69,13 @@ def _run(
     from generator.errors import TooManyRefused
     from generator.estimate import estimate
     from generator.generation import generate as run
-    from generator.models import facts_of
     from generator.plan import Planner
 
     report, refused, told = None, None, None
     with generation_helpers(store, recipe) as helpers:
         planner = Planner(recipe, helpers.neighbours)
         if not is_dry:
-            has_price = facts_of(recipe.model).has_price
-            with live_view(f"Generating {recipe.name}", cells=planner.cell_names, has_price=has_price) as show:
+            with live_view(f"Generating {recipe.name}", cells=planner.cell_names) as show:
                 try:
                     report = run(store, recipe, helpers=helpers, on_progress=show, limit=pilot)
                 except TooManyRefused as error:

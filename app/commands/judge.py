@@ -8,7 +8,7 @@ import typer
 from app.errors import AppError
 from app.opening import opened_store
 from app.options import JsonFile, StoreUrl
-from app.terminal import console, escape, show_table, write_json
+from app.terminal import console, escape, shortened, show_table, write_json
 
 if TYPE_CHECKING:
     from app.judging import StageReport
@@ -101,6 +101,7 @@ def _show_report(report: "StageReport") -> None:
         ("answered by this call", report.num_new_answers),
         ("waiting for an answer", report.num_waiting),
         ("failed, asked again by the next call", report.num_failed),
+        *((f"failed: {shortened(reason)}", num) for reason, num in report.failures.items()),
         ("input tokens", report.input_tokens),
         ("output tokens", report.output_tokens),
         *cost,

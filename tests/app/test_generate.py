@@ -203,12 +203,13 @@ def test_the_live_view_shows_laggards_by_name_and_no_price_where_none_is_known()
     from app.live import _View
     from generator.desk import Progress
 
-    progress = Progress(num_planned=10, spent_tokens=7)
+    progress = Progress(num_planned=10, spent_tokens=7, has_price=False)
     progress.cells.update({(0, 1): 3, (0, 2): 1, (2, 1): 2, (-1, 1): 9})
-    facts = dict(_View("t", ["biology, short", "law, long", "art, long"], False)._facts(progress))
+    facts = dict(_View("t", ["biology, short", "law, long", "art, long"])._facts(progress))
     assert facts["attribute cells"] == ("3, 0 to 4 texts each; fewest: law, long 0; art, long 2; biology, short 4")
     assert facts["spent"] == "no known price, 7 tokens"
-    assert dict(_View("t", [], True)._facts(progress))["spent"] == "$0.0000, 7 tokens"
+    progress.has_price = True
+    assert dict(_View("t", [])._facts(progress))["spent"] == "$0.0000, 7 tokens"
 
 
 def test_a_budget_that_is_spent_is_one_clear_line(folder: Path) -> None:

@@ -147,6 +147,16 @@ def test_too_much_garbage_fails_the_run_and_keeps_what_is_good(store: Store, cha
         assert session.scalar(select(func.count()).select_from(Completion)) == 8
 
 
+def test_the_reasons_of_failed_requests_are_told(store: Store, chat_server: Any, tools: Any) -> None:
+    tools.fill_negatives(store, 3)
+    chat_server.script = lambda body: 400
+    seen: list[bool] = []
+    (report,) = judge(store, recipe_for(chat_server), on_progress=lambda progress: seen.append(progress.has_price))
+    ((reason, num),) = report.failures.items()
+    assert num == report.num_failed == 3 and "status 400" in reason
+    assert set(seen) == {False}  # `cheap` is no model with a known price
+
+
 def test_another_recipe_that_asks_the_same_sends_nothing(store: Store, chat_server: Any, tools: Any) -> None:
     tools.fill_negatives(store, 5)
     chat_server.script = tools.honest

@@ -103,3 +103,22 @@ def test_packs_and_models_are_bundled_names_or_folders_beside_the_recipe(tmp_pat
         assert (recipe.pack, recipe.engine.model_path) == at
         # Where the pack lies is not what the run is.
         assert recipe.identity()["pack"] == Path(pack).name
+
+
+def test_judges_and_lamer_take_their_packs_from_the_recipes_folder_too(tmp_path: Path) -> None:
+    from app.judging import JudgeRecipe
+    from app.mining import LamerSpec, MiningRecipe
+
+    engine = 'engine = { kind = "openai", base_url = "http://h/v1" }'
+    judging, mining = tmp_path / "judge.toml", tmp_path / "mine.toml"
+    for pack, at in (("mine", str(tmp_path / "mine")), ("curation_v1", "curation_v1")):
+        judging.write_text(f'name = "a"\npack = "{pack}"\n[screen]\nmodel = "m"\n{engine}\n')
+        assert load_recipe(judging, JudgeRecipe).pack == at
+        mining.write_text(
+            'name = "a"\ncollection = "c"\nmethod = "naive"\njudge = { kind = "bi_encoder", model = "minilm" }\n'
+            f'[[teachers]]\nkind = "lamer"\npack = "{pack}"\nmodel = "m"\n{engine}\n'
+        )
+        (lamer,) = load_recipe(mining, MiningRecipe).teachers
+        assert isinstance(lamer, LamerSpec) and lamer.pack == at
+        # Where the pack lies is not what the run is.
+        assert lamer.identity()["pack"] == pack
