@@ -22,6 +22,7 @@ from curation.release.catalogue import find_release
 from curation.release.manifest import as_read, manifest_bytes, write_texts
 from curation.release.recipe import ReleaseRecipe
 from curation.release.selection import Frozen
+from curation.release.writing import disk_errors, new_folder
 from db.files import digest_file
 from db.store import Store
 from db.tables.releases import Release
@@ -70,10 +71,7 @@ def export_release(
         raise CurationError(
             f"{target} is there already: 'gradus release verify {name}' looks at it, --folder names another"
         )
-    partial = target.parent / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(target.parent, name) as partial:
         left_out = _write(store, release, partial, progress)
         if left_out and not allow_missing:
             told = "; ".join(f"{file}: {why}" for file, why in sorted(left_out.items())[:3])
@@ -85,8 +83,6 @@ def export_release(
             (partial / file).unlink(missing_ok=True)
         (partial / "manifest.json").write_bytes(manifest_bytes(release.manifest))
         partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     rows = sum(num for splits in release.manifest["rows"].values() for num in splits.values())
     return Exported(name, target, len(release.manifest["files"]) - len(left_out), rows, left_out)
 
@@ -145,15 +141,16 @@ def export_jsonl(
     rows: dict[str, dict[str, int]] = release.manifest["rows"]
     if config not in rows:
         raise CurationError(f"release {name!r} has no configuration {config!r}; it has: {', '.join(sorted(rows))}")
-    folder.mkdir(parents=True, exist_ok=True)
     source, temporary = Path(release.path), folder / f".{name}-source"
-    try:
-        if not source.is_dir():
+    with disk_errors(folder, name):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if not source.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+                source = export_release(store, name, folder=temporary, progress=progress).target
+            return [_write_jsonl(release, source, config, split, folder, progress) for split in rows[config]]
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            source = export_release(store, name, folder=temporary, progress=progress).target
-        return [_write_jsonl(release, source, config, split, folder, progress) for split in rows[config]]
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_jsonl(release: Release, source: Path, config: str, split: str, folder: Path, progress: Progress) -> Exported:

@@ -18,6 +18,8 @@ from curation.release.building import Builder, Progress
 from curation.release.catalogue import Version, find_release, require_in_use
 from curation.release.manifest import describe, manifest_bytes
 from curation.release.recipe import ReleaseRecipe
+from curation.release.verifying import verify_release
+from curation.release.writing import new_folder
 from db.insert import insert_missing
 from db.store import Store
 from db.tables.base import utc_now
@@ -42,21 +44,16 @@ def create_release(
 
     Raises:
         CurationError: The name has no version, means other content already or was retired; nothing is selected; or
-            licences conflict.
+            licences conflict; or the folder cannot be written.
         GateError: A gate of the recipe is shut.
     """
     version = Version.parse(name)
-    with store.read() as session:
-        existing = session.scalars(select(Release).where(Release.name == name)).one_or_none()
-        if existing is not None:
-            require_in_use(session, existing)
-    target, partial = folder / name, folder / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        return _create(store, recipe, str(version), target, partial, existing, progress)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(folder, name) as partial:
+        with store.read() as session:
+            existing = session.scalars(select(Release).where(Release.name == name)).one_or_none()
+            if existing is not None:
+                require_in_use(session, existing)
+        return _create(store, recipe, str(version), folder / name, partial, existing, progress)
 
 
 def _create(
@@ -76,7 +73,11 @@ def _create(
         if target.exists():
             _remove_leftover(target, digest)
         partial.rename(target)
-        _freeze(store, recipe, name, target, manifest, builder)
+        try:
+            _freeze(store, recipe, name, target, manifest, builder)
+        except CurationError:
+            shutil.rmtree(target)  # another call was faster, in another folder
+            raise
         return Released(name, digest, target, manifest, is_new=True)
     if existing.digest != digest:
         raise CurationError(
@@ -91,6 +92,11 @@ def _create(
             )
         (partial / "manifest.json").write_bytes(manifest_bytes(existing.manifest))
         partial.rename(target)
+    elif problems := verify_release(store, name, folder=target).problems:
+        raise CurationError(
+            f"{target} is not what was frozen: {problems[0]['where']}: {problems[0]['problem']}; move it away and run "
+            "the same command again"
+        )
     return Released(name, digest, target, existing.manifest, is_new=False)
 
 
@@ -117,17 +123,18 @@ def _freeze(
     with store.write() as session:
         # The parent that the manifest names; another version may have been frozen in the meantime.
         parent = find_release(session, manifest["parent"]["name"]) if manifest["parent"] else None
-        release = Release(
-            name=name,
-            digest=manifest["digest"],
-            recipe=recipe.model_dump(mode="json"),
-            manifest=manifest,
-            parent_id=parent.id if parent else None,
-            path=str(target.resolve()),
-            created_at=utc_now(),
-        )
-        session.add(release)
-        session.flush()
+        row = {
+            "name": name,
+            "digest": manifest["digest"],
+            "recipe": recipe.model_dump(mode="json"),
+            "manifest": manifest,
+            "parent_id": parent.id if parent else None,
+            "path": str(target.resolve()),
+            "created_at": utc_now(),
+        }
+        if not insert_missing(session, Release, [row]):
+            raise CurationError(f"release {name!r} was just frozen by another call: run the same command again")
+        release = find_release(session, name)
         for start in range(0, len(builder.items), 5_000):
             part = zip(
                 builder.items[start : start + 5_000],

@@ -269,6 +269,56 @@ def test_a_retired_release_is_not_created_again_and_is_nobodys_parent(store: Sto
     assert released.manifest["parent"]["name"] == "toy-1.0.0"
 
 
+def test_a_folder_that_was_changed_is_not_called_unchanged(store: Store, tmp_path: Path) -> None:
+    put(store, "first", FIRST)
+    folder = create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path).folder
+    card = (folder / "README.md").read_bytes()
+    (folder / "README.md").write_bytes(card + b" ")
+    with pytest.raises(CurationError, match=r"is not what was frozen: README\.md: changed.*; move it away"):
+        create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path)
+    (folder / "README.md").write_bytes(card)
+    assert not create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path).is_new
+
+
+def test_two_calls_do_not_write_one_release(store: Store, tmp_path: Path) -> None:
+    put(store, "first", FIRST)
+    told: list[str] = []
+
+    def same_folder(done: int, total: int | None) -> None:
+        if not told:
+            with pytest.raises(CurationError) as refused:
+                create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path)
+            told.append(str(refused.value))
+
+    assert create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path, progress=same_folder).is_new
+    assert told == ["release 'toy-1.0.0' is being written by another call: wait for it"]
+
+    def other_folder(done: int, total: int | None) -> None:
+        if len(told) == 1:
+            told.append(create_release(store, ReleaseRecipe(), "toy-1.0.1", folder=tmp_path / "other").name)
+
+    with pytest.raises(CurationError, match="was just frozen by another call"):
+        create_release(store, ReleaseRecipe(), "toy-1.0.1", folder=tmp_path, progress=other_folder)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["other", "toy-1.0.0"]
+    left = tmp_path / ".toy-1.0.2.partial" / "graded"
+    left.mkdir(parents=True)
+    (left / "train-00000.part").write_bytes(b"of a call that was killed")
+    folder = create_release(store, ReleaseRecipe(), "toy-1.0.2", folder=tmp_path).folder
+    assert not (folder / "graded" / "train-00000.part").exists() and not left.parent.exists()
+
+
+def test_what_the_disk_refuses_is_one_line(store: Store, tmp_path: Path) -> None:
+    put(store, "first", FIRST)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CurationError, match=r"'toy-1\.0\.0' cannot be written to .*file: .*name another --folder"):
+        create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path / "file")
+    create_release(store, ReleaseRecipe(), "toy-1.0.0", folder=tmp_path)
+    with pytest.raises(CurationError, match="cannot be written to"):
+        export_release(store, "toy-1.0.0", folder=tmp_path / "file")
+    with pytest.raises(CurationError, match="cannot be written to"):
+        export_jsonl(store, "toy-1.0.0", "triplet", folder=tmp_path / "file")
+
+
 def test_croissant_is_valid_and_reads_the_files(tmp_path: Path) -> None:
     pytest.importorskip("mlcroissant")
     with contextlib.closing(Store.open(f"sqlite:///{tmp_path}/store.db")) as store:
