@@ -169,9 +169,8 @@ class Builder:
     def _remember(self, page: Page) -> None:
         candidates = page.candidates
         self.items.frombytes(candidates["id"].to_numpy().tobytes())
-        positions = places_within(np.bincount(page.example_of))
-        self.positions.frombytes(positions.astype(np.int32).tobytes())
-        self.is_dev.frombytes(np.full(len(positions), page.split == "dev", dtype=np.int8).tobytes())
+        self.positions.frombytes(page.positions.astype(np.int32).tobytes())
+        self.is_dev.frombytes(np.full(len(page.part), page.split == "dev", dtype=np.int8).tobytes())
         self._queries.add(page.examples["query_id"].to_numpy(), page.examples["query_digest"].to_pylist())
         found = page.places(parts.POSITIVE, parts.MINED, parts.MORE_POSITIVE)
         self._passages.add(candidates["passage_id"].to_numpy()[found], taken(candidates["digest"], found).to_pylist())

@@ -104,6 +104,15 @@ class Page:
         """Candidates that play one of these parts, in order."""
         return np.flatnonzero(np.isin(self.part, parts))
 
+    @property
+    def positions(self) -> Places:
+        """The place of each candidate in its example, [C]: 0 for the positive, 1 for the first negative, and below 0
+        for what was made a positive, because a frozen release knows by that which they were."""
+        positions = places_within(np.bincount(self.example_of))
+        is_more = self.part == MORE_POSITIVE
+        positions[is_more] = -1 - places_within(self.counts(np.flatnonzero(is_more)))
+        return positions
+
     def counts(self, places: Places) -> Places:
         """How many of these candidates each example has, [E]."""
         return np.bincount(self.example_of[places], minlength=len(self.examples))

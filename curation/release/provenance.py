@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
-from curation.release.page import POSITIVE, Page, lists, places_within, table, taken
+from curation.release.page import POSITIVE, Page, lists, table, taken
 from curation.release.reading import among, read
 from curation.reviewing.verdicts import Event
 from db.tables.examples import Sourcing, Teacher
@@ -164,7 +164,7 @@ class Provenance:
             taken(page.examples["digest"], page.example_of),
             candidates["digest"],
             pa.array(["negative", "positive"]).take(pa.array(is_positive.astype(np.int8))),
-            places_within(np.bincount(page.example_of)),
+            page.positions,
             candidates["origin"],
             candidates["grade"],
             candidates["rank"].cast(pa.int8()),

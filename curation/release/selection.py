@@ -169,13 +169,22 @@ class Selection:
         """(query, passage) of the negatives that answer their query, a judge says."""
         asked = self._recipe.false_negatives
         found: set[tuple[int, int]] = set()
-        # What was dropped from a release is not among its items; a verdict that came later drops nothing.
-        if asked is None or (self._frozen is not None and asked.policy != "relabel"):
+        if asked is None:
             return found
+        if self._frozen is not None:
+            # What was dropped is not among a release's items, and verdicts that came later change nothing.
+            return self._made_positives() if asked.policy == "relabel" else found
         for start in range(0, len(keys), _PAGE):
             page = keys[start : start + _PAGE]
             found |= false_negatives(self._session, page, judge=asked.judge, threshold=asked.threshold)
         return found
+
+    def _made_positives(self) -> set[tuple[int, int]]:
+        """(query, passage) of what the release made positives, whatever its judges have said since."""
+        asked: Any = select(Example.query_id, Candidate.passage_id).select_from(Candidate)
+        rows: Any = self._of_release(asked)
+        rows = rows.join(Example, Candidate.example_id == Example.id).where(ReleaseItem.position < 0)
+        return {(query, passage) for query, passage in self._session.execute(rows)}
 
     def _page(self, keys: NDArray[np.int64], is_dev_E: NDArray[np.bool_]) -> Iterator[Page]:
         """The page of each split."""

@@ -24,7 +24,8 @@ class Release(Base):
 
 
 class ReleaseItem(Base):
-    """A candidate of a release; `position` is its place in the example's list, 0 for the positive."""
+    """A candidate of a release; `position` is its place in the example's list, 0 for the positive, below 0 for what a
+    judge made positives."""
 
     __tablename__ = "release_item"
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from curation.release.exporting import export_release
 from curation.release.gates import GateError
 from curation.release.recipe import ReleaseRecipe
 from curation.release.release import create_release
@@ -118,6 +119,22 @@ def test_relabelled_false_negatives_are_positives_of_their_query_on_its_side(sto
             for positive in (row["positive"], *texts(row, "more_positives")):
                 sides.setdefault(positive, set()).add(split)
     assert {frozenset(found) for found in sides.values()} == {frozenset({"train"}), frozenset({"dev"})}
+
+
+@pytest.mark.parametrize("policy", ["relabel", "drop", "keep"])
+def test_a_release_is_written_again_by_the_verdicts_of_its_day(store: Store, tmp_path: Path, policy: str) -> None:
+    fill(store, JUDGED)
+    recipe = {"false_negatives": {"policy": policy}, "split": {"dev_share": 0.4}, "seed": 3}
+    found = create_release(store, ReleaseRecipe.model_validate(recipe), "toy-1.0.0", folder=tmp_path)
+    with store.write() as session:  # other verdicts by now: what was false is none, and others are
+        session.execute(update(Judgement).values(relevance=3 - Judgement.relevance))
+    exported = export_release(store, "toy-1.0.0", folder=tmp_path / "again", allow_missing=True)
+    assert exported.left_out.keys() <= {"ladder.png"}
+    provenance = {file.name: file.read_bytes() for file in (found.folder / "provenance").iterdir()}
+    assert {file.name: file.read_bytes() for file in (exported.target / "provenance").iterdir()} == provenance
+    rows = [row for split in ("train", "dev") for row in read(found.folder / "provenance", split)]
+    relabelled = [row["position"] for row in rows if row["position"] < 0]
+    assert relabelled == ([-1] * 3 if policy == "relabel" else [])
 
 
 @pytest.mark.parametrize("asked", [None, {"policy": "keep"}, {"judge": "somebody else"}, {"threshold": 3}])
