@@ -1,8 +1,8 @@
 """Bringing a release of ours into a store: grades, ranks, origins, scores, sources with their licences, and of its
 provenance what a row can carry (the teachers that found a negative). Requests stay with the store that sent them.
 
-Each source becomes a collection NAME/SOURCE with the licence that its rows name. An edited negative has lost the text
-that it was made from, so it comes as a machine-written one.
+Each source becomes a collection NAME/SOURCE with the licence that its rows name. An edited negative whose release does
+not tell the text that it was made from (none did before `parent_text`) comes as a machine-written one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -38,17 +39,60 @@ _MAX_RANK = 1_000
 
 @dataclass(frozen=True, slots=True)
 class _Graded:
-    """A good row of `graded`, and the ways of its provenance by the digest of the text."""
+    """A good row of `graded`, and its rows of `provenance` by the digest of the text."""
 
     pair: PairRow
     row: Mapping[str, Any]
-    ways: Mapping[str, Sequence[Mapping[str, Any]]]
+    told: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def negatives(self) -> Sequence[Mapping[str, Any]]:
+        return self.row["negatives"] or ()
+
+    def told_of(self, negative: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What provenance tells of a negative."""
+        return self.told.get(str(negative.get("id")), {})
+
+    def parent_of(self, negative: Mapping[str, Any]) -> str | None:
+        """The text that an edited negative was made from, where it is told."""
+        text = self.told_of(negative).get("parent_text") if negative["origin"] == "edited" else None
+        return text if _is_text(text) and text != negative["text"] else None
+
+
+class _File(BaseModel):
+    sha256: str
+
+
+class _Teacher(BaseModel):
+    name: str = Field(max_length=200)
+    version: str = Field(max_length=100)
+    kind: str = Field(default="published", max_length=30)
+    max_length: int | None = Field(default=None, ge=0, lt=1 << 31)
+    prompt: str = ""
+
+
+class _Manifest(BaseModel):
+    """What an import takes from a manifest; a stranger may have written it."""
+
+    name: str | None = None
+    digest: str
+    files: dict[str, _File]
+    teachers: tuple[_Teacher, ...] = ()
+
+
+def _read_manifest(found: PublishedSet, given: Mapping[str, Any]) -> _Manifest:
+    try:
+        return _Manifest.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CurationError(f"{found.source}/manifest.json: {where}: {first['msg']}") from error
 
 
 def import_release(
     store: Store,
     found: PublishedSet,
-    manifest: Mapping[str, Any],
+    given: Mapping[str, Any],
     *,
     split: str | None = None,
     name: str | None = None,
@@ -58,8 +102,10 @@ def import_release(
     """Import the configuration `graded` of a release. A second import writes nothing.
 
     Raises:
-        CurationError: It has no such split, a column is missing, or a file is not the one that the manifest names.
+        CurationError: It has no such split, a column is missing, the manifest is not one of ours, or a file is not the
+            one that it names.
     """
+    manifest = _read_manifest(found, given)
     splits = sorted({name.split("/")[1].rpartition("-of-")[0].rpartition("-")[0] for name in _files(found, "graded/")})
     chosen = [one for one in splits if split in (None, one)]
     if not chosen:
@@ -71,8 +117,8 @@ def import_release(
         "licence": licence,
         "source": found.source,
         "revision": found.revision,
-        "release": manifest.get("name"),
-        "release_digest": manifest["digest"],
+        "release": manifest.name,
+        "release_digest": manifest.digest,
         "splits": chosen,
     }
     run_id, collection_id = open_collection(store, recipe, kind="hub")
@@ -93,19 +139,12 @@ def import_release(
     return report
 
 
-def _put_teachers(session: Session, manifest: Mapping[str, Any]) -> dict[tuple[str, str | None], int]:
+def _put_teachers(session: Session, manifest: _Manifest) -> dict[tuple[str, str | None], int]:
     """Ids of the manifest's teachers by (name, version), and the last version of each by (name, None)."""
     found: dict[tuple[str, str | None], int] = {}
-    for one in manifest.get("teachers") or ():
-        key = put_teacher(
-            session,
-            name=str(one["name"]),
-            version=str(one["version"]),
-            kind=str(one.get("kind", "published")),
-            max_length=one.get("max_length"),
-            prompt=str(one.get("prompt", "")),
-        )
-        found[str(one["name"]), str(one["version"])] = found[str(one["name"]), None] = key
+    for one in manifest.teachers:
+        key = put_teacher(session, **one.model_dump())
+        found[one.name, one.version] = found[one.name, None] = key
     return found
 
 
@@ -113,11 +152,11 @@ def _files(found: PublishedSet, prefix: str) -> list[str]:
     return [name for name in found.names if name.startswith(prefix) and name.endswith(".parquet")]
 
 
-def _table_rows(found: PublishedSet, manifest: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _table_rows(found: PublishedSet, manifest: _Manifest, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in _files(found, prefix):
         path = found.file(name)
-        named = manifest["files"].get(name)
-        if named is None or digest_file(path) != named["sha256"]:
+        named = manifest.files.get(name)
+        if named is None or digest_file(path) != named.sha256:
             raise CurationError(f"{found.source}/{name} is not what its manifest names: fetch the release again")
         number = 0
         try:
@@ -129,26 +168,30 @@ def _table_rows(found: PublishedSet, manifest: Mapping[str, Any], prefix: str) -
             raise CurationError(f"{found.source}/{name}: is not a readable Parquet file: {error}") from error
 
 
-def _rows(found: PublishedSet, manifest: Mapping[str, Any], split: str) -> Iterator[_Graded | Fault]:
+def _rows(found: PublishedSet, manifest: _Manifest, split: str) -> Iterator[_Graded | Fault]:
     """Rows of a split, each with its provenance, which stands in the same order."""
     told = groupby(_table_rows(found, manifest, f"provenance/{split}-"), key=lambda one: one[1].get("example_id"))
-    example, ways = None, dict[str, Sequence[Mapping[str, Any]]]()
+    example, rows = None, dict[str, Mapping[str, Any]]()
     for where, row in _table_rows(found, manifest, f"graded/{split}-"):
         if missing := next((name for name in _NEEDED if name not in row), None):
             raise CurationError(f"{found.source}: 'graded' has no column {missing!r}")
         while example != row.get("example_id") and (following := next(told, None)) is not None:
             example, several = following
-            ways = {one["id"]: one.get("found") or () for _, one in several}
-        yield _graded(where, row, ways if example == row.get("example_id") else {})
+            rows = {str(one.get("id")): one for _, one in several}
+        yield _graded(where, row, rows if example == row.get("example_id") else {})
 
 
-def _graded(where: str, row: Mapping[str, Any], ways: Mapping[str, Sequence[Mapping[str, Any]]]) -> _Graded | Fault:
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\x00" not in value
+
+
+def _graded(where: str, row: Mapping[str, Any], told: Mapping[str, Mapping[str, Any]]) -> _Graded | Fault:
     negatives = row["negatives"] or []
     for one in negatives:
         if not isinstance(one, dict):
             return Fault(where, "wrong_type", f"a negative is {one!r:.40}, no struct")
         text, rank = one.get("text"), one.get("rank")
-        if not isinstance(text, str) or not text.strip() or "\x00" in text:
+        if not _is_text(text):
             return Fault(where, "missing_field", "a negative has no text")
         if one.get("grade") not in _GRADES or one.get("origin") not in _ORIGINS:
             return Fault(
@@ -158,13 +201,13 @@ def _graded(where: str, row: Mapping[str, Any], ways: Mapping[str, Sequence[Mapp
             return Fault(where, "wrong_type", f"a negative's rank {rank!r:.20} is not 1 or more")
     positives = [row["positive"], *(one["text"] for one in row.get("more_positives") or [])]
     texts = [one["text"] for one in negatives]
-    if not isinstance(row["query"], str) or not row["query"].strip() or "\x00" in row["query"]:
+    if not _is_text(row["query"]):
         return Fault(where, "missing_field", "column 'query' has no query text")
-    if not all(isinstance(text, str) and text.strip() and "\x00" not in text for text in positives):
+    if not all(map(_is_text, positives)):
         return Fault(where, "missing_field", "column 'positive' has no positive text")
     if clash := next((text for text in texts if text in positives), None):
         return Fault(where, "negative_is_positive", f"a negative equals a positive of its row: {clash[:60]!r}")
-    return _Graded(PairRow(where, row["query"], tuple(positives), tuple(texts)), row, ways)
+    return _Graded(PairRow(where, row["query"], tuple(positives), tuple(texts)), row, told)
 
 
 @dataclass(slots=True)
@@ -181,6 +224,8 @@ class _ReleaseImport:
         asked = list(dict.fromkeys(row.pair.query for row in rows))
         queries = dict(zip(asked, put_queries(session, asked), strict=True))
         texts = list(dict.fromkeys(text for row in rows for text in (*row.pair.positives, *row.pair.negatives)))
+        parents = (row.parent_of(one) for row in rows for one in row.negatives)
+        texts = list(dict.fromkeys([*texts, *(text for text in parents if text is not None)]))
         passages = dict(zip(texts, put_passages(session, texts), strict=True))
         for source in sorted({(self._source(row), self._licence(row)) for row in rows}, key=str):
             of_source = [row for row in rows if (self._source(row), self._licence(row)) == source]
@@ -242,9 +287,7 @@ class _ReleaseImport:
         passages: dict[str, int],
     ) -> None:
         """Documents, queries and judgments, so that negatives can be mined; machine-written texts are no documents."""
-        real = {
-            one["text"] for row in rows for one in row.row["negatives"] or [] if one["origin"] in ("corpus", "mined")
-        }
+        real = {one["text"] for row in rows for one in row.negatives if one["origin"] in ("corpus", "mined")}
         real |= {text for row in rows for text in row.pair.positives}
         importer = PairImport(self.run_id, collection, split)
         asked = {row.pair.query: queries[row.pair.query] for row in rows}
@@ -261,31 +304,33 @@ class _ReleaseImport:
         candidates, ways = [], []
         for example, new, row in examples:
             candidates.append(NewCandidate(example, new.positive_id, "positive", origin, self.run_id))
-            for one in row.row["negatives"] or []:
-                passage = passages[one["text"]]
+            for one in row.negatives:
+                passage, parent = passages[one["text"]], row.parent_of(one)
                 candidates.append(
                     NewCandidate(
                         example,
                         passage,
                         "negative",
-                        "synthetic" if one["origin"] == "edited" else one["origin"],
+                        "synthetic" if one["origin"] == "edited" and parent is None else one["origin"],
                         self.run_id,
                         one["grade"],
                         one["rank"],
                         one.get("violated_requirement"),
+                        None if parent is None else passages[parent],
                     )
                 )
-                ways += [((example, passage), way) for way in row.ways.get(one["id"], ()) if way.get("teacher")]
+                found = row.told_of(one).get("found") or ()
+                ways += [((example, passage), way) for way in found if way.get("teacher")]
         keys = put_candidates(session, candidates)
         sourcings = [NewSourcing(key, self.run_id) for key in keys.values()]
-        found = {
+        by_teacher = {
             (keys[pair], self.teachers[way["teacher"], way["teacher_version"]]): way
             for pair, way in ways
             if (way["teacher"], way["teacher_version"]) in self.teachers
         }
         sourcings += [
             NewSourcing(key, self.run_id, None, teacher, way["retrieval_rank"], way["score"], way["threshold"])
-            for (key, teacher), way in found.items()
+            for (key, teacher), way in by_teacher.items()
         ]
         self.report.num_new += put_sourcings(session, sourcings)
 
@@ -295,7 +340,7 @@ class _ReleaseImport:
         scores: dict[tuple[int, int, int], float] = {}
         for row in rows:
             scored = [(row.row["positive"], row.row.get("positive_scores"))]
-            scored += [(one["text"], one.get("scores")) for one in row.row["negatives"] or []]
+            scored += [(one["text"], one.get("scores")) for one in row.negatives]
             for text, several in scored:
                 for one in several or []:
                     if (teacher := self.teachers.get((one["teacher"], None))) is not None and one["value"] is not None:

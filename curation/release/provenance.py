@@ -60,6 +60,7 @@ PROVENANCE = pa.schema(
         ("grade", pa.string()),
         ("rank", pa.int8()),
         ("parent_id", pa.string()),
+        ("parent_text", pa.string()),
         ("run", pa.string()),
         ("run_recipe", pa.string()),
         ("decisions", pa.list_(DECISION)),
@@ -168,7 +169,7 @@ class Provenance:
             candidates["origin"],
             candidates["grade"],
             candidates["rank"].cast(pa.int8()),
-            self._parents(candidates["parent_id"], is_positive),
+            *self._parents(candidates["parent_id"], is_positive),
             taken(names, of_run),
             taken(digests, of_run),
             _decisions([self._events_of(key) for key in keys.tolist()]),
@@ -176,13 +177,16 @@ class Provenance:
         ]
         return table(columns, PROVENANCE)
 
-    def _parents(self, keys: pa.Array, is_positive: NDArray[np.bool_]) -> pa.Array:
-        """Digests of the negatives' parents."""
+    def _parents(self, keys: pa.Array, is_positive: NDArray[np.bool_]) -> tuple[pa.Array, pa.Array]:
+        """Digests and texts of what edited negatives were made from, which may stand nowhere else in the release."""
         parents = [None if positive else key for key, positive in zip(keys.to_pylist(), is_positive, strict=True)]
         asked = sorted({key for key in parents if key is not None})
-        statement = select(Passage.id, Passage.digest).where(among(self._session, Passage.id))
-        digest_of = dict(read(self._session, statement, asked)) if asked else {}
-        return pa.array([None if key is None else digest_of[key] for key in parents], pa.string())
+        statement = select(Passage.id, Passage.digest, Passage.text).where(among(self._session, Passage.id))
+        rows = read(self._session, statement, asked) if asked else []
+        found: dict[int | None, tuple[str | None, str | None]] = {key: (digest, text) for key, digest, text in rows}
+        found[None] = (None, None)
+        digests, texts = zip(*(found[key] for key in parents), strict=True)
+        return pa.array(digests, pa.string()), pa.array(texts, pa.string())
 
     def _read(self, way: str, statement: Any, keys: Sequence[int]) -> list[tuple[Any, ...]]:
         return read(self._session, statement, keys) if way in self._there else []

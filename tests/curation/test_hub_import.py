@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.orm import aliased
 
 from curation.errors import CurationError
 from curation.importing.hub import import_hub
@@ -237,8 +238,8 @@ def fill(store: Store) -> None:
         ids = {name: key for name, key in session.execute(select(Collection.name, Collection.id))}
         for number, source in enumerate(["one", "two", None, "one"]):
             (query,) = put_queries(session, [f"query {number}"])
-            texts = [f"{kind} {number}" for kind in ("answer", "w1", "w2", "edited", "mined")]
-            answer, w1, w2, edited, mined = put_passages(session, texts)
+            texts = [f"{kind} {number}" for kind in ("answer", "w1", "w2", "edited", "mined", "parent")]
+            answer, w1, w2, edited, mined, parent = put_passages(session, texts)
             origin = "synthetic" if source is None else "corpus"
             (example,) = put_examples(
                 session, [(query, answer)], origin=origin, collection_id=ids.get(str(source)), language="de"
@@ -249,7 +250,7 @@ def fill(store: Store) -> None:
                     NewCandidate(example, answer, "positive", origin, run),
                     NewCandidate(example, w1, "negative", "synthetic", run, "hard", 1, "the year"),
                     NewCandidate(example, w2, "negative", "synthetic", run, "medium", 2),
-                    NewCandidate(example, edited, "negative", "edited", run, "easy", 4, None, w1),
+                    NewCandidate(example, edited, "negative", "edited", run, "easy", 4, None, parent),
                     NewCandidate(example, mined, "negative", "mined", run),
                 ],
             )
@@ -281,14 +282,18 @@ def test_a_release_comes_back_with_all_that_it_publishes(store: Store, tmp_path:
     def graded(one: Store) -> set[tuple[Any, ...]]:
         with one.read() as session:
             columns = (Passage.text, Candidate.grade, Candidate.rank, Candidate.violated_requirement, Example.language)
+            parent = aliased(Passage)
             rows = session.execute(
-                select(*columns, Candidate.origin)
+                select(*columns, Candidate.origin, parent.text)
                 .join(Passage, Candidate.passage_id == Passage.id)
                 .join(Example, Candidate.example_id == Example.id)
+                .outerjoin(parent, Candidate.parent_passage_id == parent.id)
             )
-            return {(*row[:5], row[5].replace("edited", "synthetic")) for row in rows}
+            return {tuple(row) for row in rows}
 
     assert graded(store) == graded(origin)
+    edited = {row for row in graded(store) if row[5] == "edited"}
+    assert {(row[0], row[6]) for row in edited} == {(f"edited {n}", f"parent {n}") for n in range(4)}
     with store.read() as session:
         licences = {name: licence for name, licence in session.execute(select(Collection.name, Collection.licence))}
         assert licences == {"toy-1.0.0": None, "toy-1.0.0/one": "cc-by-4.0", "toy-1.0.0/two": "mit"}
@@ -319,6 +324,26 @@ def test_a_release_that_was_changed_is_refused(store: Store, tmp_path: Path) -> 
     pq.write_table(table.slice(0, 1), path)
     with pytest.raises(CurationError, match="is not what its manifest names"):
         import_hub(store, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("files", [1, 2], "files: Input should be a valid dictionary"),
+        ("files", {"graded/train-00000-of-00001.parquet": "x"}, r"files\.graded.*: Input should be"),
+        ("teachers", [{"x": 1}], r"teachers\.0\.name: Field required"),
+        ("teachers", "abc", "teachers: Input should be"),
+        ("teachers", [{"name": "n" * 500, "version": "v"}], r"teachers\.0\.name: .*at most 200"),
+        ("digest", {"a": 1}, "digest: Input should be a valid string"),
+    ],
+)
+def test_a_strangers_manifest_is_read_with_care(tmp_path: Path, key: str, value: Any, told: str) -> None:
+    good = {"format": 2, "digest": "d" * 64, "recipe": {}, "files": {}, "name": "toy-1.0.0"}
+    write(tmp_path / "set", [{"query": "q", "positive": "p", "negatives": []}], "graded/train-0.parquet")
+    (tmp_path / "set" / "manifest.json").write_bytes(orjson.dumps(good | {key: value}))
+    refused = pytest.raises(CurationError, match=f"set/manifest\\.json: {told}")
+    with contextlib.closing(Store.open(f"sqlite:///{tmp_path}/store.db")) as store, refused:
+        import_hub(store, str(tmp_path / "set"))
 
 
 @pytest.mark.parametrize("source", ["nowhere", "a/b/c", "../x"])
