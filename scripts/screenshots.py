@@ -75,7 +75,9 @@ def launched(playwright: "Playwright") -> "Browser":
 
 def wait_until_painted(page: "Page", settle_ms: int = _SETTLE_MS) -> None:
     """Until the script has run, its fragments too, and nothing has changed for a moment."""
-    page.locator("h1, [data-testid=stException]").first.wait_for(timeout=_TIMEOUT_MS)
+    page.locator("[data-testid=stMain] [data-testid=stElementContainer]").first.wait_for(
+        state="attached", timeout=_TIMEOUT_MS
+    )
     quiet = -_LOOK_MS
     for _ in range(_TIMEOUT_MS // _LOOK_MS):
         quiet = 0 if page.evaluate(_IS_BUSY) else quiet + _LOOK_MS
