@@ -88,14 +88,15 @@ class Desk:
                 session.flush()
             values = {"definition": {}, "facts": {}, "is_blind": False, "is_by_invitation": False, "lease_s": 900.0,
                       "seed": 0} | more  # fmt: skip
-            if "num_slots" in ReviewSession.__table__.columns:
-                values.setdefault("num_slots", overlap)
+            numbers = list(range(len(self.examples))) if nums is None else nums
+            values["facts"] = {"items": {"regular": len(numbers)}} | values["facts"]
+            values["num_slots"] = overlap * len(numbers)
             made = ReviewSession(
                 uid=uuid4().hex, name=name, rubric_id=rubric.id, overlap=overlap, created_by=owner.id, **values
             )
             session.add(made)
             session.flush()
-            for position, n in enumerate(range(len(self.examples)) if nums is None else nums):
+            for position, n in enumerate(numbers):
                 self.items[name, n] = self.item(session, made.id, position, n, strata=strata)
             return made
 

@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
 
 from curation.reviewing.agreement import session_agreement
 from curation.reviewing.human_audit import human_audit, reviewed, session_report
@@ -195,4 +194,3 @@ def test_a_session_without_a_sample_has_no_error_rate(desk: Desk) -> None:
     desk.say("ada", "w 0 1", "keep")
     with desk.store.read() as session:
         assert session_report(session, "s", num_resamples=5).audit is None
-        assert session.scalars(select(ReviewSession)).one().facts == {}
