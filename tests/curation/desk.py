@@ -125,9 +125,12 @@ class Desk:
     def say(
         self, who: str, text: str, kind: str, *, session: str = "s", grade: str | None = None, other: str | None = None,
         seconds: float = 8.0, verdict: str | None = None, item: int | None = None, role: str = "reviewer",
-        bulk_id: str | None = None,
+        bulk_id: str | None = None, shown: datetime | None = None,
     ) -> Decision:  # fmt: skip
-        """A decision of a person on the candidate of this text, `seconds` after it was shown; the clock goes on."""
+        """A decision of a person on the candidate of this text, `seconds` from now; the clock goes on.
+
+        `shown` is when it was shown, by default now.
+        """
         person = self.person(who, role)
         n = int(text.split()[1])
         key = self.items[session, n] if item is None else item
@@ -140,7 +143,7 @@ class Desk:
             assignment = (
                 None if kind == "settle" or bulk_id else self._assignment(opened, key, review_session.id, person)
             )
-            shown, self.clock = self.clock, self.clock + timedelta(seconds=seconds)
+            shown, self.clock = shown or self.clock, self.clock + timedelta(seconds=seconds)
             (made,) = record(opened, review_session.id, [
                 NewDecision(
                     item_id=key, reviewer_id=person.id, kind=kind, rubric_id=review_session.rubric_id,

@@ -29,7 +29,7 @@ def test_presses_are_timed_from_what_was_shown_or_from_the_press_before(desk: De
     desk.fill([4])
     made = desk.session()
     desk.say("ada", "w 0 1", "keep", seconds=8)
-    desk.say("ada", "w 0 2", "regrade", grade="hard", seconds=3)
+    desk.say("ada", "w 0 2", "regrade", grade="hard", seconds=3, shown=START)  # both were shown together
     undone = desk.say("bob", "w 0 1", "drop", seconds=0.5)
     desk.undo(undone)
     desk.say("chief", "w 0 1", "settle", verdict="keep", role="admin")
