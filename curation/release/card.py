@@ -1,15 +1,22 @@
 """The dataset card: facts from the manifest alone, for a stranger who has to judge the release."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from curation.release.licences import conflict, licence_url
+from curation.release.licences import conflict, licence_id, licence_url
 
 Manifest = Mapping[str, Any]
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
+)
 _HUB_LICENCES = {
     "apache-2.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0",
     "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "mit", "odbl", "odc-by",
@@ -26,20 +33,20 @@ def write_card(path: Path, manifest: Manifest) -> None:
     """Write README.md with the Hub's metadata block."""
     recipe = manifest["recipe"]
     num_rows = sum(manifest["rows"]["graded"].values())
-    licences = sorted({licence.lower() for licence in manifest["licences"]})
+    licences = sorted({licence_id(licence) for licence in manifest["licences"]})
     is_one = len(licences) == 1 and licences[0] in _HUB_LICENCES
     data = DatasetCardData(
-        language=list(recipe["language"]),
+        language=list(recipe["language"]) or None,
         license=licences[0] if is_one else "other",
         license_name=None if is_one else "licences-of-sources",
         license_link=None if is_one else "#licences",
         pretty_name=recipe["title"],
         annotations_creators=["machine-generated", *(["expert-generated"] if _is_reviewed(manifest) else [])],
         language_creators=["machine-generated", "found"] if _has_sources(manifest) else ["machine-generated"],
-        multilinguality=["multilingual" if len(recipe["language"]) > 1 else "monolingual"],
+        multilinguality=_multilinguality(recipe["language"]),
         source_datasets=["original"],
         task_categories=["feature-extraction", "sentence-similarity"],
-        size_categories=[next((name for most, name in _SIZES if num_rows < most), "1M<n<10M")],
+        size_categories=[next((name for most, name in _SIZES if num_rows < most), "100M<n<1B")],
         tags=["sentence-transformers", "hard-negatives", "graded-negatives", "synthetic"],
         configs=[_config(config, splits) for config, splits in manifest["rows"].items()],
     )
@@ -48,6 +55,11 @@ def write_card(path: Path, manifest: Manifest) -> None:
 
 def _is_reviewed(manifest: Manifest) -> bool:
     return bool((manifest.get("decisions") or {}).get("reviews"))
+
+
+def _multilinguality(languages: Sequence[str]) -> list[str] | None:
+    """None where no language is stated."""
+    return ["multilingual" if len(languages) > 1 else "monolingual"] if languages else None
 
 
 def _has_sources(manifest: Manifest) -> bool:
@@ -126,7 +138,9 @@ def _making(manifest: Manifest) -> list[str]:
         lines.append(f"{line}, code {run['code_version']}")
     models = ", ".join(_code(model) for model in manifest["generator_models"])
     lines.append(f"Generator models: {models or 'none'}")
-    teachers = [f"{_code(one['name'])} ({one['version'][:12]})" for one in manifest["teachers"]]
+    teachers = [
+        f"{_code(one['name'])} ({one['version'][:12]})" for one in manifest["teachers"] if one.get("has_scores", True)
+    ]
     lines.append(f"Teachers with scores: {', '.join(teachers) or 'none'}")
     lines.append(
         f"Release recipe {manifest['recipe_digest'][:12]}, seed {manifest['recipe']['seed']}, "
@@ -182,11 +196,11 @@ def _judging(manifest: Manifest) -> str:
     if not judged["num_judged"]:
         return "No judge has looked for false negatives."
     low, high = judged["interval_95"]
-    done = {"drop": "left out", "relabel": "made positives", "keep": "kept", None: "kept"}
+    done = {"drop": "left out", "relabel": "made positives", "keep": "kept"}
+    became = f"{manifest['mix']['judged_relevant']:,} were {done[asked['policy']]}" if asked else "none was left out"
     return (
         f"A judge looked at {judged['num_judged']:,} negatives and called {judged['num_false']:,} of them relevant "
-        f"({judged['rate']:.1%}, 95 % interval {low:.1%} to {high:.1%}); of this selection "
-        f"{manifest['mix']['judged_relevant']:,} were {done[asked and asked['policy']]}."
+        f"({judged['rate']:.1%}, 95 % interval {low:.1%} to {high:.1%}); of this selection {became}."
     )
 
 

@@ -24,6 +24,7 @@ from curation.release.recipe import ReleaseRecipe
 from curation.release.selection import Frozen
 from curation.release.writing import disk_errors, new_folder
 from db.files import digest_file
+from db.runs import code_version
 from db.store import Store
 from db.tables.releases import Release
 
@@ -95,7 +96,7 @@ def _write(store: Store, release: Release, partial: Path, progress: Progress) ->
             f"release {release.name!r} is of format {manifest['format']}, which this Gradus cannot write"
         )
     recipe = ReleaseRecipe.model_validate(release.recipe)
-    teachers = frozenset((one["name"], one["version"]) for one in manifest["teachers"])
+    teachers = frozenset((one["name"], one["version"]) for one in manifest["teachers"] if one.get("has_scores", True))
     until = manifest.get("decisions", {}).get("until")
     frozen = Frozen(release.id, teachers, datetime.fromisoformat(until) if until else None)
     Builder(store, recipe, partial, frozen).write(progress)
@@ -119,6 +120,11 @@ def _why(name: str, manifest: dict[str, Any]) -> str:
     was, now = manifest["written_by"][package], metadata.version(package)
     if was != now:
         return f"it was written by {package} {was}, this is {now}"
+    was, now = manifest["code_version"], code_version()
+    return _what_changed(name) + (f", or Gradus {was} wrote it otherwise than {now}" if was != now else "")
+
+
+def _what_changed(name: str) -> str:
     if name == "ladder.png":
         return "the audit's figures are others by now"
     if name.startswith("provenance/"):

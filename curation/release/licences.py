@@ -34,9 +34,14 @@ _VERSION = re.compile(r"-[0-9.]+$")
 _SHARE_ALIKE = ("cc-by-sa", "odbl", "gpl", "lgpl", "agpl", "gfdl")
 
 
+def licence_id(licence: str) -> str:
+    """A licence as its identifier writes it: `CC BY-SA 4.0` is cc-by-sa-4.0."""
+    return "-".join(licence.lower().replace("_", " ").replace("-", " ").split())
+
+
 def kind_of(licence: str) -> str:
     """`permissive`, `share-alike`, `non-commercial`, `no-derivatives` or `unknown`; what is not listed is unknown."""
-    name = licence.strip().lower().replace(" ", "-").replace("_", "-")
+    name = licence_id(licence)
     if name.startswith("cc-by"):
         parts = name.split("-")[2:]
         if "nd" in parts:
@@ -51,7 +56,7 @@ def kind_of(licence: str) -> str:
 
 def conflict(one: str, other: str) -> str | None:
     """Why two licences do not go together, or None."""
-    names = sorted({one.strip().lower(), other.strip().lower()})
+    names = sorted({licence_id(one), licence_id(other)})
     if len(names) == 1:
         return None
     kinds = {kind_of(name) for name in names}
@@ -81,10 +86,10 @@ def check_licences(sources: Iterable[tuple[str | None, str]], acknowledged: Sequ
         CurationError: Names the first pair that conflicts, why, and what to write.
     """
     licences = {licence for source, licence in sources if source is not None or kind_of(licence) != "unknown"}
-    named = {frozenset(name.lower() for name in one.licences) for one in acknowledged}
+    named = {frozenset(map(licence_id, one.licences)) for one in acknowledged}
     for one, other in combinations(sorted(licences), 2):
         why = conflict(one, other)
-        if why and frozenset((one.lower(), other.lower())) not in named:
+        if why and frozenset((licence_id(one), licence_id(other))) not in named:
             raise CurationError(
                 f"licences {one!r} and {other!r} are mixed, and {why}: release runs of one of them, import the source "
                 "again with its --licence, or acknowledge the pair in the recipe: [[acknowledged]] licences = "
@@ -94,7 +99,7 @@ def check_licences(sources: Iterable[tuple[str | None, str]], acknowledged: Sequ
 
 def licence_url(licence: str) -> str | None:
     """Where the licence's text stands, or None for one that is not known."""
-    name = licence.strip().lower()
+    name = licence_id(licence)
     if name in _URLS:
         return _URLS[name]
     if name.startswith("cc-by") and name.rpartition("-")[2][:1].isdigit():

@@ -4,12 +4,13 @@ The manifest is the one source of the card and of Croissant, so that they can be
 row. Nothing in it depends on when or where the release was made.
 """
 
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from curation.audit.figures import audit_figures
@@ -21,13 +22,13 @@ from curation.release.catalogue import Version, parent_of
 from curation.release.croissant import write_croissant
 from curation.release.differences import changes_since
 from curation.release.gates import GateError, check_gates
-from curation.release.recipe import ReleaseRecipe
+from curation.release.recipe import FalseNegatives, ReleaseRecipe
 from curation.reviewing.human_audit import human_audit
 from db.digest import digest_of
 from db.files import digest_file
 from db.runs import code_version
 from db.store import Store
-from db.tables.examples import Teacher
+from db.tables.examples import Score, Teacher
 from db.tables.ledger import Run
 
 FORMAT = 2
@@ -47,7 +48,11 @@ def describe(
     data = _files(folder, sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet")))
     resolved = recipe.model_dump(mode="json")
     report = audit_figures(store, teacher=recipe.teacher, runs=recipe.runs)
-    audited = report.to_dict() | {"judged": judged_rate(store, recipe.runs)}
+    # By the judge and the threshold that decide what becomes of false negatives, where the recipe names them.
+    asked = recipe.false_negatives or FalseNegatives()
+    audited = report.to_dict() | {
+        "judged": judged_rate(store, recipe.runs, judge=asked.judge, threshold=asked.threshold)
+    }
     gates = check_gates(recipe.gates, audited)
     if not all(gate.is_open for gate in gates):
         raise GateError(gates)
@@ -147,15 +152,19 @@ def _origins(store: Store, builder: Builder) -> dict[str, Any]:
         return {
             "runs": sorted(runs, key=lambda run: (run["kind"], run["name"], run["recipe_digest"])),
             "generator_models": sorted(sources.models),
-            "teachers": _teachers(session),
+            "teachers": _teachers(session, sources.teachers),
         }
 
 
-def _teachers(session: Session) -> list[dict[str, Any]]:
-    columns = (Teacher.name, Teacher.version, Teacher.kind, Teacher.max_length, Teacher.prompt)
+def _teachers(session: Session, finders: Collection[int]) -> list[dict[str, Any]]:
+    """Every teacher that scored, and those that found candidates of the release."""
+    has_scores = exists().where(Score.teacher_id == Teacher.id)
+    columns = (Teacher.name, Teacher.version, Teacher.kind, Teacher.max_length, Teacher.prompt, has_scores)
     rows = [
-        {"name": name, "version": version, "kind": kind, "max_length": length, "prompt": prompt}
-        for name, version, kind, length, prompt in session.execute(select(*columns))
+        {"name": name, "version": version, "kind": kind, "max_length": length, "prompt": prompt, "has_scores": scored}
+        for name, version, kind, length, prompt, scored in session.execute(
+            select(*columns).where(has_scores | Teacher.id.in_(finders))
+        )
     ]
     return sorted(rows, key=lambda one: (one["name"], one["version"], one["prompt"], one["max_length"] or 0))
 

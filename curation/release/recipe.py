@@ -116,13 +116,15 @@ class ReleaseRecipe(_Table):
     """A release recipe; `seed` decides the mix and the split. `runs` empty means candidates of every run.
 
     Attributes:
+        title: Of the card, on one line.
+        language: ISO 639 codes for the card, which names no language without them.
         licence: Licence of the rows whose source states none; `other` says that it is not known.
         output_licence: Terms of the generators' outputs, as their makers state them; nothing is said without it.
         acknowledged: Pairs of licences that conflict and are mixed all the same.
     """
 
-    title: str = "Graded hard negatives"
-    language: tuple[str, ...] = ("en",)
+    title: str = Field(default="Graded hard negatives", min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    language: tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] = ()
     licence: str = Field(default="other", min_length=1)
     output_licence: str | None = Field(default=None, min_length=1)
     acknowledged: tuple[Acknowledgement, ...] = ()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import select, update
 
 from curation.release.exporting import export_release
@@ -158,3 +159,26 @@ def test_a_shut_gate_leaves_nothing_behind_and_an_override_stands_on_the_card(st
     card = (tmp_path / "toy-1.0.0" / "README.md").read_text()
     assert "let through by Jo" in card and "a trial" in card and "called 3 of them relevant" in card
     assert [gate["is_met"] for gate in manifest["gates"]] == [True, False]
+
+
+def test_the_card_counts_by_the_judge_and_the_threshold_that_the_recipe_names(store: Store, tmp_path: Path) -> None:
+    fill(store, JUDGED)
+    with store.write() as session:
+        put_teacher(session, name="asked nothing", version="v", kind="bi-encoder")
+    _, manifest = released(store, tmp_path, false_negatives={"policy": "drop", "judge": "judge", "threshold": 3})
+    judged = manifest["audit"]["judged"]
+    assert (judged["num_judged"], judged["num_false"], manifest["mix"]["judged_relevant"]) == (4, 2, 2)
+    card = (tmp_path / "toy-1.0.0" / "README.md").read_text()
+    assert "called 2 of them relevant" in card and "of this selection 2 were left out" in card
+    assert "Teachers with scores: `minilm` (w)\n" in card
+    unasked = create_release(store, ReleaseRecipe(), "toy-2.0.0", folder=tmp_path).folder / "README.md"
+    assert (
+        "called 3 of them relevant" in unasked.read_text()
+        and "of this selection none was left out" in unasked.read_text()
+    )
+
+
+@pytest.mark.parametrize("fields", [{"title": "a\n## b"}, {"title": ""}, {"language": ["English"]}, {"language": [""]}])
+def test_what_would_break_the_card_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ReleaseRecipe.model_validate(fields)
