@@ -1,11 +1,13 @@
 """A release in Croissant 1.0 (mlcommons.org/croissant/1.0): files and columns of its configurations, as JSON-LD."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 
+from curation.release.building import schemas
 from curation.release.licences import licence_url
 
 _SPEC = "http://mlcommons.org/croissant/1.0"
@@ -47,7 +49,6 @@ _CONTEXT = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-_TYPES = {"string": "sc:Text", "float": "sc:Float", "double": "sc:Float"}
 
 
 def write_croissant(path: Path, manifest: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]) -> None:
@@ -59,6 +60,7 @@ def write_croissant(path: Path, manifest: Mapping[str, Any], data: Mapping[str, 
         data: SHA-256 and size of each Parquet file, by its path in the release.
     """
     recipe = manifest["recipe"]
+    of_slots = schemas(recipe["mix"]["slots"])
     urls = [licence_url(licence) or licence for licence in manifest["licences"]]
     described = {
         "@context": _CONTEXT,
@@ -69,12 +71,12 @@ def write_croissant(path: Path, manifest: Mapping[str, Any], data: Mapping[str, 
         "conformsTo": _SPEC,
         "license": urls if len(urls) > 1 else urls[0],
         "version": manifest["version"],
-        "inLanguage": list(recipe["language"]),
+        **({"inLanguage": list(recipe["language"])} if recipe["language"] else {}),
         "keywords": ["hard-negatives", "graded-negatives", "sentence-transformers", "synthetic"],
         "isLiveDataset": False,
         "distribution": [_file(name, one) for name, one in sorted(data.items())]
         + [_shards(config) for config in sorted(manifest["schemas"])],
-        "recordSet": [_records(config, columns) for config, columns in sorted(manifest["schemas"].items())],
+        "recordSet": [_records(config, of_slots[config]) for config in sorted(manifest["schemas"])],
     }
     path.write_bytes(orjson.dumps(described, option=orjson.OPT_INDENT_2) + b"\n")
 
@@ -103,23 +105,40 @@ def _shards(config: str) -> dict[str, Any]:
     }
 
 
-def _records(config: str, columns: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _records(config: str, schema: pa.Schema) -> dict[str, Any]:
     return {
         "@type": "cr:RecordSet",
         "@id": config,
         "name": config,
-        "field": [_field(config, column["name"], column["type"]) for column in columns],
+        "field": [_field(config, column) for column in schema],
     }
 
 
-def _field(config: str, name: str, kind: str) -> dict[str, Any]:
-    field: dict[str, Any] = {
+def _field(config: str, column: pa.Field) -> dict[str, Any]:
+    source = {"fileSet": {"@id": f"{config}-files"}, "extract": {"column": column.name}}
+    field: dict[str, Any] = {"@type": "cr:Field", "@id": f"{config}/{column.name}", "name": column.name}
+    if not pa.types.is_list(column.type):
+        return field | {"dataType": _data_type(column.type), "source": source}
+    # Structs in a list: a reader takes each of their parts by its name. Croissant 1.0 has no nesting below that, so a
+    # list inside them (a negative's scores) is named and not described.
+    parts = [part for part in column.type.value_type if not pa.types.is_nested(part.type)]
+    deeper = [part.name for part in column.type.value_type if pa.types.is_nested(part.type)]
+    told = {"description": f"A list of structs; also in them: {', '.join(deeper)}."} if deeper else {}
+    return field | told | {"subField": [_part(field["@id"], part, source) for part in parts]}
+
+
+def _part(above: str, part: pa.Field, source: dict[str, Any]) -> dict[str, Any]:
+    return {
         "@type": "cr:Field",
-        "@id": f"{config}/{name}",
-        "name": name,
-        "source": {"fileSet": {"@id": f"{config}-files"}, "extract": {"column": name}},
+        "@id": f"{above}/{part.name}",
+        "name": part.name,
+        "dataType": _data_type(part.type),
+        "repeated": True,
+        "source": source | {"transform": {"jsonPath": part.name}},
     }
-    if kind.startswith("list<"):
-        # Structs in a list: Croissant 1.0 has no nesting below sub-fields, so their parts are named by the Arrow type.
-        return field | {"repeated": True, "dataType": "sc:Text", "description": f"A list of structs, in Arrow: {kind}"}
-    return field | {"dataType": _TYPES.get(kind, "sc:Integer")}
+
+
+def _data_type(kind: pa.DataType) -> str:
+    if pa.types.is_floating(kind):
+        return "sc:Float"
+    return "sc:Integer" if pa.types.is_integer(kind) else "sc:Text"

@@ -9,7 +9,7 @@ import orjson
 from sqlalchemy import func, select
 
 from curation.release.catalogue import find_release, retirement
-from curation.release.manifest import content_digest
+from curation.release.manifest import content_digest, manifest_bytes
 from db.files import digest_file
 from db.store import Store
 from db.tables.releases import Release, ReleaseItem
@@ -82,15 +82,20 @@ def _manifest_problems(release: Release, folder: Path) -> Iterator[dict[str, str
         yield _problem(str(folder), "no such folder; 'gradus release export' writes it again")
         return
     try:
-        found = orjson.loads(path.read_bytes())
+        written = path.read_bytes()
+        found = orjson.loads(written)
     except FileNotFoundError:
         yield _problem("manifest.json", "missing")
+    except OSError as error:
+        yield _problem("manifest.json", f"cannot be read: {error.strerror}")
     except orjson.JSONDecodeError as error:
         yield _problem("manifest.json", f"is not JSON: {error}")
     else:
         # By value: a database may write a number in another way.
         if found != release.manifest:
             yield _problem("manifest.json", "is not what the store froze")
+        elif written != manifest_bytes(found):
+            yield _problem("manifest.json", "has the same values, but other bytes")
     known = {*release.manifest["files"], "manifest.json"}
     there = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     for name in sorted(name for name in there if name not in known and not name.startswith(".")):

@@ -183,6 +183,13 @@ def test_verify_finds_every_change(store: Store, tmp_path: Path) -> None:
     problems = {one["where"]: one["problem"] for one in verify_release(store, "toy-1.0.0", folder=copy).problems}
     assert set(problems) == {str(graded.relative_to(copy)), "croissant.json", "more.txt", "manifest.json"}
     assert problems["croissant.json"] == "missing" and "changed" in problems[str(graded.relative_to(copy))]
+    (copy / "manifest.json").write_bytes(orjson.dumps(manifest))
+    told = {one["where"]: one["problem"] for one in verify_release(store, "toy-1.0.0", folder=copy).problems}
+    assert told["manifest.json"] == "has the same values, but other bytes"
+    (copy / "manifest.json").unlink()
+    (copy / "manifest.json").mkdir()
+    told = {one["where"]: one["problem"] for one in verify_release(store, "toy-1.0.0", folder=copy).problems}
+    assert told["manifest.json"] == "cannot be read: Is a directory"
     assert verify_release(store, "toy-1.0.0", folder=tmp_path / "gone").problems
     with pytest.raises(CurationError, match=r"it has: toy-1\.0\.0"):
         verify_release(store, "other-1.0.0")
@@ -331,10 +338,19 @@ def test_croissant_is_valid_and_reads_the_files(tmp_path: Path) -> None:
         "print(len(dataset.metadata.record_sets))\n"
         "print(len(list(dataset.records('triplet'))))\n"
         "print(sorted(next(iter(dataset.records('qrels')))))\n"
+        "rows = [row for row in dataset.records('graded')]\n"
+        "parts = 'graded/negatives'\n"
+        "print(sum(len(row[parts][parts + '/text']) for row in rows), sum(1 for _ in dataset.records('provenance')))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder / "croissant.json")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [num for num in orjson.loads((folder / "manifest.json").read_bytes())["rows"]["triplet"].values()]
-    assert done.stdout.splitlines() == ["7", str(sum(rows)), "['qrels/corpus-id', 'qrels/query-id', 'qrels/score']"]
+    negatives = sum(len(texts) for _, _, texts in FIRST)
+    assert done.stdout.splitlines() == [
+        "7",
+        str(sum(rows)),
+        "['qrels/corpus-id', 'qrels/query-id', 'qrels/score']",
+        f"{negatives} {negatives + len(FIRST)}",
+    ]
