@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
 from curation.importing.beir import Fault, open_bytes
-from curation.importing.layouts import ScoredRow, scored_rows, tell_layout
+from curation.importing.layouts import Layout, ScoredRow, scored_rows, tell_layout
 from curation.importing.pairs import PairImport, PairRow, consistent, raw_rows
 from curation.importing.published import PublishedSet, data_files, open_published
 from curation.importing.released import import_release
@@ -64,12 +64,14 @@ def import_hub(
     found = open_published(source, endpoint=endpoint)
     manifest = found.manifest()
     if manifest is not None and config in (None, "graded"):
+        if query or positives or negatives or positive_from is not None:
+            raise CurationError(
+                f"{found.source} is a release of Gradus, whose columns are known: leave --query, --positive, "
+                "--negative and --positive-from out, or name another --config"
+            )
         return import_release(store, found, manifest, split=split, name=name, licence=licence, progress=progress)
     card = found.card()
-    files = data_files(found, card, config)
-    if split is not None and split not in files:
-        raise CurationError(f"{found.source} has no split {split!r}; it has: {', '.join(sorted(files))}")
-    chosen = {one: names for one, names in files.items() if split in (None, one)}
+    chosen = _files_of(found, card, config, split)
     columns, first = _first_row(found, next(iter(chosen.values())))
     layout = tell_layout(columns, first, query=query, positives=positives, negatives=negatives)
     report = ImportReport(name or found.source)
@@ -83,12 +85,35 @@ def import_hub(
         "splits": sorted(chosen),
         "columns": layout.columns,
     }
+    _import_splits(store, found, chosen, layout, recipe, report, positive_from, progress)
+    return report
+
+
+def _import_splits(
+    store: Store,
+    found: PublishedSet,
+    chosen: dict[str, list[str]],
+    layout: Layout,
+    recipe: dict[str, Any],
+    report: ImportReport,
+    positive_from: float | None,
+    progress: Progress,
+) -> None:
     run_id, collection_id = open_collection(store, recipe, kind="hub")
     for one, names in chosen.items():
         rows = scored_rows(_rows(found, names, layout.columns), layout, positive_from)
         _import_rows(store, rows, PairImport(run_id, collection_id, one), report, found, progress)
     close_run(store, run_id, report)
-    return report
+
+
+def _files_of(found: PublishedSet, card: dict[str, Any], config: str | None, split: str | None) -> dict[str, list[str]]:
+    """Names of the files by split; of one split where it is named."""
+    files = data_files(found, card, config)
+    if split is None:
+        return files
+    if split not in files:
+        raise CurationError(f"{found.source} has no split {split!r}; it has: {', '.join(sorted(files))}")
+    return {split: files[split]}
 
 
 def _licence(card: dict[str, Any]) -> str | None:

@@ -306,6 +306,8 @@ def test_a_release_comes_back_with_all_that_it_publishes(store: Store, tmp_path:
             .join(Teacher, Sourcing.teacher_id == Teacher.id)
         )
         assert set(ways.all()) == {(f"mined {n}", "bm25", 3 + n, 12.5) for n in range(4)}
+    with pytest.raises(CurationError, match="whose columns are known: leave --query"):
+        import_hub(store, str(folder), query="anchor")
     again = import_hub(store, str(folder))
     assert (again.num_new, again.num_faults) == (0, 0)
     assert check_store(store, progress=lambda done, total: None) == []
