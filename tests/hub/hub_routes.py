@@ -60,7 +60,8 @@ def build_hub(folder: Path, *, token: str | None = None, user: str = "loopback",
     hub.state.repositories = door.repositories
     hub.add_exception_handler(HubError, _tell)  # type: ignore[arg-type]
     _add_accounts(hub, door)
-    _add_reading(hub, door, page_size)
+    _add_revisions(hub, door, page_size)
+    _add_files(hub, door, page_size)
     _add_writing(hub, door)
     _add_large_files(hub, door)
 
@@ -74,7 +75,7 @@ def build_hub(folder: Path, *, token: str | None = None, user: str = "loopback",
 
 
 def _tell(request: Request, error: HubError) -> Response:
-    headers = {"X-Error-Message": error.message.replace("\n", " ")}
+    headers = {"X-Error-Message": error.message.replace("\n", " ").encode("ascii", "replace").decode()}
     headers |= {"X-Error-Code": error.code} if error.code else {}
     headers |= {"X-Repo-Commit": error.commit} if error.commit else {}
     return JSONResponse({"error": error.message}, error.status, headers)
@@ -129,7 +130,7 @@ def _card_faults(content: str) -> tuple[list[dict[str, str]], list[dict[str, str
     return [{"message": f"config_name {name!r} is there twice"} for name in twice], []
 
 
-def _add_reading(hub: FastAPI, door: Door, page_size: int) -> None:
+def _add_revisions(hub: FastAPI, door: Door, page_size: int) -> None:
     @hub.get(_API)
     def main(request: Request, owner: str, name: str) -> dict[str, Any]:
         return _info(door.readable(request, owner, name), "main")
@@ -154,6 +155,8 @@ def _add_reading(hub: FastAPI, door: Door, page_size: int) -> None:
         ]
         return _page(request, history, cursor, page_size)
 
+
+def _add_files(hub: FastAPI, door: Door, page_size: int) -> None:
     @hub.get(_API + "/tree/{revision}")
     @hub.get(_API + "/tree/{revision}/{path:path}")
     def tree(

@@ -141,6 +141,17 @@ def test_a_path_that_leaves_the_repository_is_refused(hub: Any, path: str) -> No
     refused.value.close()
 
 
+def test_what_is_not_served_is_told_whatever_its_letters(hub: Any) -> None:
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    with pytest.raises(HTTPError) as refused:
+        urlopen(f"{hub.url}/%E6%97%A5%0A", timeout=30)
+    with refused.value:
+        assert refused.value.code == 404
+        assert refused.value.headers["X-Error-Message"].startswith("The loopback Hub does not serve /?")
+
+
 _SNAPSHOT = """
 import sys
 from pathlib import Path
