@@ -1,5 +1,6 @@
 """`gradus publish`: a release on the Hub, under one commit and one tag, read back and compared."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,9 @@ def publish(
         str | None,
         typer.Option("--endpoint", metavar="URL", help="Another Hub; default: HF_ENDPOINT, else huggingface.co."),
     ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="A copy of the release; default: where it was written.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and write nothing.")] = False,
     store: StoreUrl = None,
     json: JsonFile = None,
@@ -37,13 +41,13 @@ def publish(
     hub = hub_repository(repo, endpoint)
     with opened_store(store) as opened:
         if dry_run:
-            plan = publishing.plan_publication(opened, release, hub, is_private=private)
+            plan = publishing.plan_publication(opened, release, hub, is_private=private, folder=folder)
             _show_plan(plan, hub.url)
             if json is not None:
                 write_json(json, _plan_report(plan, hub))
             return
         with progress_bar(f"Publishing {release}") as progress:
-            published = publishing.publish(opened, release, hub, is_private=private, progress=progress)
+            published = publishing.publish(opened, release, hub, is_private=private, folder=folder, progress=progress)
     _show_files(f"{published.repo}@{published.tag}", published.changes)
     if published.over_xet is False:
         console.print(escape(f"{published.endpoint} has no Xet storage: the files went over LFS"))
@@ -63,6 +67,8 @@ def _show_plan(plan: "Plan", url: str) -> None:
     content = plan.content
     _show_files(f"{content.name} as {content.tag}", plan.changes)
     console.print(escape(f"dry run, nothing was written: {plan_in_words(plan, url)}"))
+    if plan.is_reachable and plan.note:
+        console.print(f"[yellow]would be refused[/]: {escape(plan.note)}")
 
 
 def _show_files(title: str, changes: "Sequence[Change]") -> None:

@@ -66,15 +66,18 @@ def show(
     store: StoreUrl = None,
     json: JsonFile = None,
 ) -> None:
-    """Show a release: rows, sources, runs, and whether it was retired. Without a name, list all."""
+    """Show a release: rows, sources, runs, where it was published, whether it was retired. Without a name, list all."""
     from curation.release.catalogue import find_release, list_releases
+    from db.publications import publications
 
     with opened_store(store) as opened:
         listed = list_releases(opened)
         manifest: dict[str, Any] = {}
+        published: list[dict[str, str]] = []
         if name is not None:
             with opened.read() as session:
-                manifest = find_release(session, name).manifest
+                release = find_release(session, name)
+            manifest, published = release.manifest, publications(opened, release.id)
     if name is None:
         rows = [
             (
@@ -100,10 +103,14 @@ def show(
     show_table("Runs", ["kind", "run", "recipe", "seed"], runs)
     console.print(f"{escape(found.path)}, digest {found.digest[:16]}, made {found.created_at:%Y-%m-%d %H:%M} UTC")
     console.print(f"parent: {escape(found.parent or 'none')}")
+    for one in published:
+        console.print(
+            escape(f"published: {one['endpoint']}/datasets/{one['repo']} at {one['tag']}, {one['commit'][:12]}")
+        )
     if found.retired is not None:
         console.print(f"[yellow]retired[/]: {escape(found.retired)}")
     if json is not None:
-        write_json(json, {"release": found.to_dict(), "manifest": manifest})
+        write_json(json, {"release": found.to_dict(), "publications": published, "manifest": manifest})
 
 
 @commands.command()
@@ -180,7 +187,9 @@ def export(
         Literal["release", "jsonl"],
         typer.Option("--format", help="The release's folder again, or a configuration as JSON lines."),
     ] = "release",
-    config: Annotated[str, typer.Option("--config", help="Configuration to write as JSON lines.")] = "n-tuple",
+    config: Annotated[
+        str | None, typer.Option("--config", help="Configuration to write as JSON lines; default: n-tuple.")
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out files whose bytes would be others.")
     ] = False,
@@ -190,9 +199,13 @@ def export(
     """Write a release again from what the store froze, with the same bytes; or a configuration of it as JSON lines."""
     from curation.release.exporting import export_jsonl, export_release
 
+    if format_ == "release" and config is not None:
+        raise typer.BadParameter("--config goes with --format jsonl")
+    if format_ == "jsonl" and allow_missing:
+        raise typer.BadParameter("--allow-missing goes with --format release")
     with opened_store(store) as opened, progress_bar(f"Writing {escape(name)}") as progress:
         if format_ == "jsonl":
-            written = export_jsonl(opened, name, config, folder=folder or Path(), progress=progress)
+            written = export_jsonl(opened, name, config or "n-tuple", folder=folder or Path(), progress=progress)
         else:
             again = export_release(opened, name, folder=folder, allow_missing=allow_missing, progress=progress)
             written = [again]

@@ -56,8 +56,13 @@ class Content:
         return {path.split("/")[0] for path in self.files if "/" in path}
 
 
-def read_content(store: Store, name: str, progress: Progress = lambda done, total: None) -> Content:
+def read_content(
+    store: Store, name: str, *, folder: Path | None = None, progress: Progress = lambda done, total: None
+) -> Content:
     """The release's files, each hashed and compared with the manifest that the store froze.
+
+    Args:
+        folder: Where they lie; default: where they were written.
 
     Raises:
         CurationError: No such release, or it is retired.
@@ -67,17 +72,18 @@ def read_content(store: Store, name: str, progress: Progress = lambda done, tota
         release = find_release(session, name)
         require_in_use(session, release)
     version = Version.parse(name)
-    verified = verify_release(store, name, progress=progress)
+    verified = verify_release(store, name, folder=folder, progress=progress)
     if verified.problems:
         first, more = verified.problems[0], len(verified.problems) - 1
         others = f" (and {more} more)" if more else ""
         raise PublishingError(
-            f"release {name!r} is not what was frozen: {first['where']}: {first['problem']}{others}; move "
-            f"{verified.folder} away and let 'gradus release export {name}' write it again"
+            f"release {name!r} is not what was frozen: {first['where']}: {first['problem']}{others}; name "
+            f"a sound copy by --folder, or move {verified.folder} away and let 'gradus release export {name}' write it "
+            "again"
         )
-    folder, frozen = verified.folder, release.manifest["files"]
-    files = {path: _local(folder, path, frozen[path]["sha256"]) for path in sorted(frozen)}
-    files[MANIFEST] = _local(folder, MANIFEST, digest_file(folder / MANIFEST))
+    where, frozen = verified.folder, release.manifest["files"]
+    files = {path: _local(where, path, frozen[path]["sha256"]) for path in sorted(frozen)}
+    files[MANIFEST] = _local(where, MANIFEST, digest_file(where / MANIFEST))
     return Content(release.id, version, release.digest, files)
 
 

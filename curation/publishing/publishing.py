@@ -5,7 +5,7 @@ a release that is published already costs no commit. What a failure leaves behin
 """
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from db.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What publishing would do. `state` None: no such repository; `is_reachable` False: nobody could be asked."""
+    """What publishing would do. `state` None: no such repository; `is_reachable` False: nobody could be asked.
+
+    `note` says why nobody could, or why the token would be refused.
+    """
 
     content: Content
     changes: list[Change]
@@ -53,28 +56,39 @@ class Published:
         return {name: getattr(self, name) for name in names} | {"files": files}
 
 
-def plan_publication(store: Store, name: str, hub: HubRepository, *, is_private: bool) -> Plan:
+def plan_publication(
+    store: Store, name: str, hub: HubRepository, *, is_private: bool, folder: Path | None = None
+) -> Plan:
     """What publishing would change; without an endpoint that answers, the files alone.
 
     Raises:
         PublishingError: The folder is not what was frozen, or the Hub holds what is in the way.
     """
-    content = read_content(store, name)
+    content = read_content(store, name, folder=folder)
     try:
-        return _plan(content, hub, is_private=is_private)
+        return replace(_plan(content, hub, is_private=is_private), note=_fault_of_token(hub))
     except UnreachableError as error:
         return Plan(content, changes(content, {}, None), None, is_reachable=False, note=str(error))
 
 
 def publish(
-    store: Store, name: str, hub: HubRepository, *, is_private: bool, progress: Progress = lambda done, total: None
+    store: Store,
+    name: str,
+    hub: HubRepository,
+    *,
+    is_private: bool,
+    folder: Path | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Published:
     """Publish a release under the tag of its version. The same release again makes no commit and no tag.
+
+    Args:
+        folder: Where its files lie; default: where they were written.
 
     Raises:
         PublishingError: With what is left on the Hub, and what to do.
     """
-    content = read_content(store, name, progress)
+    content = read_content(store, name, folder=folder, progress=progress)
     left = _Left("nothing was published")
     try:
         return _publish(store, content, hub, left, is_private=is_private, progress=progress)
@@ -84,6 +98,17 @@ def publish(
         raise UnreachableError(f"{error}; {left.after_a_cut or left.surely}") from error
     except PublishingError as error:
         raise type(error)(f"{error}; {left.surely}") from error
+
+
+def _fault_of_token(hub: HubRepository) -> str:
+    """Why publishing would be refused at the door, or nothing."""
+    try:
+        hub.check_token()
+    except UnreachableError:
+        raise
+    except PublishingError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """`gradus publish` in processes of its own against the loopback Hub: once, again, at once, cut off, refused."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,23 @@ def test_a_published_release_loads_by_tag_streams_and_loads_offline(
     configurations = _python(_LOAD, reader, hub.repo, "v1.0.0", manifest, "stream")
     offline = reader | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
     assert _python(_LOAD, offline, hub.repo, "v1.0.0", manifest, "whole") == configurations
+
+
+def test_a_release_that_was_moved_is_published_from_where_it_lies(
+    toy_releases: Path, tmp_path: Path, publish: Callable[..., Any]
+) -> None:
+    copy = tmp_path / "moved"
+    shutil.copytree(toy_releases / "gradus" / "releases" / "toy-1.0.0", copy)
+    assert _report(publish("--folder", str(copy), "--json", "-"))["is_new_commit"]
+    (copy / "README.md").write_text("x")
+    assert "README.md: changed" in _refused(publish("--folder", str(copy), "--dry-run"))
+
+
+def test_a_dry_run_tells_that_the_token_would_be_refused(publish: Callable[..., Any]) -> None:
+    plan = _report(publish("--dry-run", "--json", "-", HF_TOKEN=""))
+    assert plan["is_reachable"] and plan["note"].startswith("no token for ")
+    assert "would be refused: no token for" in publish("--dry-run", HF_TOKEN="").stdout
+    assert _report(publish("--dry-run", "--json", "-"))["note"] == ""
 
 
 def test_publishing_again_makes_no_commit_and_no_second_event(

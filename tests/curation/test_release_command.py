@@ -1,11 +1,16 @@
 """`gradus release`, as a person types it: tables, JSON, exit codes."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from curation.release.catalogue import find_release
+from db.publications import record_publication
+from db.store import Store
 
 
 def gradus(store: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
@@ -55,6 +60,14 @@ def test_the_verbs_of_a_release(tmp_path: Path) -> None:
         store, "release", "export", "toy-1.1.0", "--format", "jsonl", "--config", "triplet", "--folder", str(tmp_path)
     )
     assert exit_code == 0 and len(report["written"]) == len(list(tmp_path.glob("toy-1.1.0-triplet-*.jsonl"))), told
+    assert gradus(store, "release", "export", "toy-1.1.0", "--config", "triplet")[0] == 2
+    assert gradus(store, "release", "export", "toy-1.1.0", "--format", "jsonl", "--allow-missing")[0] == 2
+    with contextlib.closing(Store.open(f"sqlite:///{store}")) as opened:
+        with opened.read() as session:
+            key = find_release(session, "toy-1.1.0").id
+        record_publication(opened, key, endpoint="http://h", repo="org/toy", tag="v1.1.0", commit="c" * 40)
+    exit_code, told, report = gradus(store, "release", "show", "toy-1.1.0")
+    assert "published: http://h/datasets/org/toy at v1.1.0, cccccccccccc" in told and len(report["publications"]) == 1
     exit_code, told, report = gradus(store, "release", "retire", "toy-1.0.0", "--reason", "an [old] one")
     assert (exit_code, report["retired"]) == (0, "an [old] one")
     exit_code, told, report = gradus(store, "release", "show", "toy-1.0.0")
