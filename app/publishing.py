@@ -24,10 +24,15 @@ def hub_repository(repo: str, endpoint: str | None = None) -> "HubRepository":
 
 
 def plan_in_words(plan: "Plan", url: str) -> str:
-    """What a dry run found, in one sentence."""
-    content = plan.content
+    """What a dry run found, in a sentence or two."""
     if not plan.is_reachable:
         return f"{plan.note}. What is there is unknown, so every file is listed as new"
+    refusal = f". As it stands it would be refused: {plan.note}" if plan.note else ""
+    return _changes_in_words(plan, url) + refusal
+
+
+def _changes_in_words(plan: "Plan", url: str) -> str:
+    content = plan.content
     if plan.state is None:
         return f"{url} is not there, or not for this token: it would be made"
     if plan.is_tagged:

@@ -67,8 +67,6 @@ def _show_plan(plan: "Plan", url: str) -> None:
     content = plan.content
     _show_files(f"{content.name} as {content.tag}", plan.changes)
     console.print(escape(f"dry run, nothing was written: {plan_in_words(plan, url)}"))
-    if plan.is_reachable and plan.note:
-        console.print(f"[yellow]would be refused[/]: {escape(plan.note)}")
 
 
 def _show_files(title: str, changes: "Sequence[Change]") -> None:
