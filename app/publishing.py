@@ -3,8 +3,10 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from curation.publishing.content import Progress
     from curation.publishing.hub import HubRepository
-    from curation.publishing.publishing import Plan
+    from curation.publishing.publishing import Plan, Published
+    from db.store import Store
 
 
 def hub_repository(repo: str, endpoint: str | None = None) -> "HubRepository":
@@ -40,3 +42,36 @@ def _changes_in_words(plan: "Plan", url: str) -> str:
     if plan.commit:
         return f"{url} has these files at {plan.commit[:12]}: only the tag {content.tag} would be made"
     return f"{url}: one commit on {(plan.state.head or 'nothing')[:12]} and the tag {content.tag} would be made"
+
+
+def plan_as(store: "Store", name: str, hub: "HubRepository", *, by: str, is_private: bool) -> "Plan":
+    """`plan_publication` for a person of the pages, who looks with this machine's token.
+
+    Raises:
+        CurationError: The person is no admin, or it cannot be published.
+    """
+    from curation.publishing import publishing
+
+    _require_admin(store, by)
+    return publishing.plan_publication(store, name, hub, is_private=is_private)
+
+
+def publish_as(
+    store: "Store", name: str, hub: "HubRepository", *, by: str, is_private: bool, progress: "Progress"
+) -> "Published":
+    """`publish` for a person of the pages, who publishes with this machine's token.
+
+    Raises:
+        CurationError: The person is no admin, or publishing stopped.
+    """
+    from curation.publishing import publishing
+
+    _require_admin(store, by)
+    return publishing.publish(store, name, hub, is_private=is_private, progress=progress)
+
+
+def _require_admin(store: "Store", name: str) -> None:
+    from curation.reviewing.people import require, reviewer_of
+
+    with store.read() as session:
+        require(session, reviewer_of(session, name), "admin")

@@ -12,8 +12,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.errors import AppError
+from curation.reviewing.people import require
 from db.digest import counter_below
 from db.tables.ledger import Request, RequestBody, Run, RunRequest
+from db.tables.review import Reviewer
 from generator.ledger import enqueue
 from generator.plan import ROUND, Planned
 
@@ -27,13 +29,15 @@ class AskedAgain:
     sample_index: int
 
 
-def ask_again(session: Session, run_id: int, request_id: int) -> AskedAgain:
+def ask_again(session: Session, run_id: int, request_id: int, by: Reviewer) -> AskedAgain:
     """Put another draw of an answered request into the ledger, for the same place of the same run.
 
     Raises:
         AppError: The run is none of generation or does not want this request, or the request has no answer yet, or a
             draw of it waits already.
+        CurationError: `by` is no admin: what is asked costs money.
     """
+    require(session, by, "admin")
     run = session.get(Run, run_id)
     found = session.execute(
         select(RunRequest, Request, RequestBody.body)

@@ -37,7 +37,7 @@ def app(
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         # A traceback belongs on the terminal: it may hold what nobody who looks at a page should read.
-        "client.showErrorDetails": "none",
+        "client.showErrorDetails": "type",
     }
     page = Path(__file__).parents[1] / "pages" / "main.py"
     command = [sys.executable, "-m", "streamlit", "run", str(page)]

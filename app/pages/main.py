@@ -26,6 +26,10 @@ PAGES = (
 )
 
 st.set_page_config(page_title="Gradus", layout="wide")
+from app.pages.person import is_admitted  # noqa: E402 - found above this folder only now
+
+if not is_admitted():
+    st.stop()
 _HERE = Path(__file__).parent
 st.navigation(
     [

@@ -8,10 +8,10 @@ from sqlalchemy import func, select
 
 from app.errors import AppError
 from app.pages.frame import ask, heading, page, plain, show_refused, store_url
-from app.publishing import hub_repository, plan_in_words
+from app.pages.person import acting_name
+from app.publishing import hub_repository, plan_as, plan_in_words, publish_as
 from app.showing import cell
 from curation.errors import CurationError
-from curation.publishing import publishing
 from curation.publishing.changes import Change
 from curation.release.catalogue import Listed, find_release, list_releases
 from curation.release.differences import diff_releases
@@ -195,7 +195,7 @@ def _show_publishing(store: Store, chosen: Listed) -> None:
         st.session_state["planned"] = None
         with st.spinner("Checking the folder, asking the Hub"):
             hub = hub_repository(repo.strip())
-            plan = publishing.plan_publication(store, chosen.name, hub, is_private=is_private)
+            plan = plan_as(store, chosen.name, hub, by=acting_name(store), is_private=is_private)
         st.session_state["planned"] = (chosen.name, hub.repo, is_private, plan_in_words(plan, hub.url), plan.changes)
     planned = st.session_state.get("planned")
     if not planned or planned[0] != chosen.name:
@@ -224,7 +224,7 @@ def _publish(store: Store, name: str, repo: str, *, is_private: bool) -> bool:
 
     try:
         hub = hub_repository(repo)
-        published = publishing.publish(store, name, hub, is_private=is_private, progress=move)
+        published = publish_as(store, name, hub, by=acting_name(store), is_private=is_private, progress=move)
     except (AppError, CurationError) as error:
         bar.empty()
         show_refused(str(error))

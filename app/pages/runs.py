@@ -5,8 +5,10 @@ from typing import Any
 import streamlit as st
 from sqlalchemy.orm import Session
 
+from app.errors import AppError
 from app.pages.example import COLOUR
 from app.pages.frame import ask, asked_number, heading, page, plain, show_refused, store_url
+from app.pages.person import acting_name
 from app.reasking import ask_again
 from app.run_view import (
     ASKING,
@@ -21,6 +23,8 @@ from app.run_view import (
     run_marks,
 )
 from app.showing import block, cell, escaped, fair_share
+from curation.errors import CurationError
+from curation.reviewing.people import reviewer_of
 from db.store import Store
 from db.tables.ledger import Run
 from generator.progress import RunProgress, run_progress
@@ -279,12 +283,11 @@ def _show_ask_again(store: Store, view: RequestView) -> None:
 
 
 def _ask_again(store: Store, run_id: int, request_id: int) -> None:
-    from app.errors import AppError
-
     try:
+        name = acting_name(store)
         with store.write() as session:
-            again = ask_again(session, run_id, request_id)
-    except AppError as error:
+            again = ask_again(session, run_id, request_id, reviewer_of(session, name))
+    except (AppError, CurationError) as error:
         st.session_state["asked-again"] = str(error)
         return
     st.session_state["asked-again"] = (

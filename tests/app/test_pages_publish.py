@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
+from app.publishing import plan_as, publish_as
+from curation.errors import CurationError
+from curation.reviewing.people import put_reviewer
 from db.publications import publications
 from db.store import Store
 from scripts.screenshots import launched, served, wait_until_painted
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine"),
-]
 TOKEN = "hf_planted0token0that0nobody0may0find"
 
 
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
 def test_a_release_is_published_after_a_dry_run_and_the_token_is_never_shown(
     hub: Any, toy_releases: Path, tmp_path: Path
 ) -> None:
@@ -47,6 +48,20 @@ def test_a_release_is_published_after_a_dry_run_and_the_token_is_never_shown(
         browser.close()
     (one,) = _published(home)
     assert (one["repo"], one["tag"], one["endpoint"]) == (hub.repo, "v1.0.0", hub.url)
+
+
+def test_only_an_admin_publishes_from_a_page_and_the_hub_is_not_even_asked(store: Store) -> None:
+    hub: Any = None  # whatever asked it would fail
+    with store.write() as session:
+        ann = put_reviewer(session, "ann", "admin")
+        put_reviewer(session, "rea", "reviewer", by=ann)
+    for name, told in (("rea", "needs the role 'admin'"), ("nobody", "not known")):
+        with pytest.raises(CurationError, match=told):
+            plan_as(store, "toy-1.0.0", hub, by=name, is_private=False)
+        with pytest.raises(CurationError, match=told):
+            publish_as(store, "toy-1.0.0", hub, by=name, is_private=False, progress=lambda done, total: None)
+    with pytest.raises(CurationError, match="no release"):
+        plan_as(store, "toy-1.0.0", hub, by="ann", is_private=False)
 
 
 def _published(home: Path) -> list[dict[str, str]]:

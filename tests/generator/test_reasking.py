@@ -4,15 +4,23 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from app.errors import AppError
 from app.reasking import ask_again
 from app.run_view import list_runs, rejection_reasons, request_page, request_view
+from curation.errors import CurationError
+from curation.reviewing.people import has_people, put_reviewer, reviewer_of
 from db.store import Store
 from db.tables.examples import Candidate
 from db.tables.ledger import Completion, Run, RunRequest
+from db.tables.review import Reviewer
 from generator.generation import generate
 from generator.plan import ROUND
+
+
+def admin(session: Session) -> Reviewer:
+    return reviewer_of(session, "ann") if has_people(session) else put_reviewer(session, "ann", "admin")
 
 
 def generated(store: Store, model_server: Any, toolbox: Any, **more: Any) -> Any:
@@ -30,7 +38,7 @@ def test_another_draw_is_asked_once_and_adds_to_the_same_example(store: Store, m
         before = request_view(session, run.id, first.id)
     num_asked = sum(model_server.came.values())
     with store.write() as session:
-        again = ask_again(session, run.id, first.id)
+        again = ask_again(session, run.id, first.id, admin(session))
     assert again.sample_index == 1 and again.custom_id == f"{first.custom_id}~1"
     with store.read() as session:
         waiting = request_view(session, run.id, again.request_id)
@@ -38,7 +46,7 @@ def test_another_draw_is_asked_once_and_adds_to_the_same_example(store: Store, m
         assert waiting.plan_index == first.plan_index + ROUND
         assert session.get_one(Run, run.id).state == "running"
     with store.write() as session, pytest.raises(AppError, match="waits to be asked already"):
-        ask_again(session, run.id, first.id)
+        ask_again(session, run.id, first.id, admin(session))
     assert sum(model_server.came.values()) == num_asked
 
     generate(store, recipe)
@@ -50,25 +58,25 @@ def test_another_draw_is_asked_once_and_adds_to_the_same_example(store: Store, m
         same = session.scalars(select(RunRequest).where(RunRequest.request_id == first.id)).one()
         assert link.outcome is not None and (link.example_id or same.example_id) == same.example_id
     with store.write() as session:
-        assert ask_again(session, run.id, first.id).custom_id == f"{first.custom_id}~2"
+        assert ask_again(session, run.id, first.id, admin(session)).custom_id == f"{first.custom_id}~2"
 
 
 def test_what_cannot_be_asked_again_is_refused(store: Store, model_server: Any, toolbox: Any) -> None:
     generated(store, model_server, toolbox)
     with store.write() as session:
         with pytest.raises(AppError, match="wants no request 999"):
-            ask_again(session, 1, 999)
+            ask_again(session, 1, 999, admin(session))
         link = session.scalars(select(RunRequest).order_by(RunRequest.id)).first()
         assert link is not None
         link.outcome = None
         session.flush()
         with pytest.raises(AppError, match="asks it anyway"):
-            ask_again(session, link.run_id, link.request_id)
+            ask_again(session, link.run_id, link.request_id, admin(session))
         run = session.get_one(Run, link.run_id)
         link.outcome, run.kind = "accepted", "judge"
         session.flush()
         with pytest.raises(AppError, match="kind 'judge'"):
-            ask_again(session, link.run_id, link.request_id)
+            ask_again(session, link.run_id, link.request_id, admin(session))
 
 
 def test_a_completion_stands_beside_what_was_read_from_it(store: Store, model_server: Any, toolbox: Any) -> None:
@@ -103,3 +111,14 @@ def test_a_completion_stands_beside_what_was_read_from_it(store: Store, model_se
         assert sum(num for _, num, _, _ in rejection_reasons(session, run.id)) == num_refused > 0
         assert request_view(session, run.id, 10**9) is None
         assert session.scalar(select(func.count()).select_from(Completion)) == len(rows)
+
+
+def test_only_an_admin_has_a_request_asked_again(store: Store, model_server: Any, toolbox: Any) -> None:
+    generated(store, model_server, toolbox)
+    with store.write() as session:
+        link = session.scalars(select(RunRequest).order_by(RunRequest.id)).first()
+        assert link is not None
+        reader = put_reviewer(session, "rea", "reviewer", by=admin(session))
+        with pytest.raises(CurationError, match="needs the role 'admin'"):
+            ask_again(session, link.run_id, link.request_id, reader)
+        assert session.scalar(select(func.count()).select_from(RunRequest)) == 3
