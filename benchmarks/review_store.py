@@ -202,7 +202,7 @@ def full_reads(store: Store, statements: list[tuple[str, Any]]) -> list[str]:
             for row in connection.exec_driver_sql(explain, parameters):
                 line = str(row[0] if is_postgres else row[3])
                 words = line.replace("->", "").split()
-                if is_postgres and "Seq Scan on" in line:
+                if is_postgres and "Seq Scan on" in line and "cost=0.00..0.00" not in line:  # the table is empty
                     table = words[words.index("on") + 1]
                 elif not is_postgres and words[:1] == ["SCAN"] and "USING" not in words:
                     table = words[1]

@@ -157,17 +157,18 @@ def _run_out(session: Session, session_id: int, reviewer_id: int, now: datetime)
 
 def _fresh(session: Session, session_id: int, reviewer_id: int, where: ColumnElement[bool]) -> Any:
     """The first slot in the queue's order that nobody had: free, or a repeat that is kept for this person."""
-    is_free = and_(Assignment.reviewer_id.is_(None), ~_had(reviewer_id))
-    is_kept = Assignment.reviewer_id == reviewer_id
+    is_open = or_(Assignment.reviewer_id.is_(None), Assignment.reviewer_id == reviewer_id)
     return session.execute(
         _slots(session_id)
-        .where(where, Assignment.leased_until.is_(None), or_(is_free, is_kept))
+        .where(where, Assignment.leased_until.is_(None), is_open, ~_had(reviewer_id))
         .order_by(Assignment.position, Assignment.slot)
         .with_for_update(skip_locked=True, of=Assignment)
     ).one_or_none()
 
 
 def _had(reviewer_id: int) -> ColumnElement[bool]:
-    """Does the person hold a slot of the same item?"""
+    """Does the person hold another slot of the same item? Not within an `or`: PostgreSQL would gather all of them."""
     other = aliased(Assignment)
-    return exists().where(other.item_id == Assignment.item_id, other.reviewer_id == reviewer_id)
+    return exists().where(
+        other.item_id == Assignment.item_id, other.reviewer_id == reviewer_id, other.id != Assignment.id
+    )
