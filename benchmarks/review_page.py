@@ -3,10 +3,11 @@
 Usage: python benchmarks/review_page.py [SIZE ...] [--rounds 3] [--presses 20] [--gap-ms 250] [--folder FOLDER]
     (SIZE: numbers of candidates in the store; default 1000 1000000)
 
-Fills a store of each size (see store_scale.py; kept in FOLDER and used again where one is given), makes a review
+Fills a store of each size (see store_scale.py; kept in FOLDER, and used again, where one is given), makes a review
 session of 500 examples in each, and presses K in a real Chromium at this gap, the stores taking turns. All times are
 measured inside the page by a MutationObserver: from the key press to the moment when another negative is painted, and
-to the moment when its keys are there too. WebSocket bytes are those received until the page has come to rest.
+to the moment when its keys are there too; what the server computes for a press is processor time, which
+other work on the machine hardly changes. WebSocket bytes are those received until the page has come to rest.
 Prints a Markdown table.
 """
 
@@ -53,12 +54,14 @@ class Arm:
 
     size: int
     address: str
+    server: int
     session_id: int
     paint_ms: list[float] = field(default_factory=list)
     ready_ms: list[float] = field(default_factory=list)
     first_ms: list[float] = field(default_factory=list)
     first_bytes: list[int] = field(default_factory=list)
     press_bytes: list[float] = field(default_factory=list)
+    server_ms: list[float] = field(default_factory=list)
     num_presses: int = 0
 
 
@@ -102,7 +105,8 @@ def new_session(url: str) -> int:
 
 
 @contextmanager
-def served(url: str) -> Iterator[str]:
+def served(url: str) -> Iterator[tuple[str, int]]:
+    """The pages' address, and the server's process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -117,7 +121,7 @@ def served(url: str) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.25)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", server.pid
     finally:
         server.terminate()
         server.wait(20)
@@ -135,16 +139,24 @@ def measure(browser: Any, arm: Arm, *, num_presses: int, gap_ms: int) -> None:
     arm.first_ms.append(1000 * (time.monotonic() - start))
     page.wait_for_timeout(2_000)
     arm.first_bytes.append(sum(received))
+    before = processor_s(arm.server)
     for _ in range(num_presses):
         page.keyboard.press("k")
         page.wait_for_timeout(gap_ms)
     page.wait_for_timeout(2_000)
     arm.press_bytes.append((sum(received) - arm.first_bytes[-1]) / num_presses)
     painted, ready, pressed = (page.evaluate(f"window.{name}") for name in ("painted", "ready", "pressed"))
+    arm.server_ms.append(1000 * (processor_s(arm.server) - before) / num_presses)
     arm.paint_ms += waits(pressed, painted)
     arm.ready_ms += waits(pressed, ready)
     arm.num_presses += len(pressed)
     page.context.close()
+
+
+def processor_s(process: int) -> float:
+    """Seconds that the process has computed, all its threads together (Linux)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def waits(pressed: Sequence[float], changed: Sequence[dict[str, Any]]) -> list[float]:
@@ -161,15 +173,16 @@ def show(arms: Sequence[Arm], versions: str, gap_ms: int) -> None:
     print(f"{platform.platform()}, Python {platform.python_version()}, {versions}, {os.cpu_count()} processors, load "
           f"{os.getloadavg()[0]:.1f} at the end; K every {gap_ms} ms\n")  # fmt: skip
     print("| candidates | presses | negatives painted | to the paint, ms: median (p90; min to max) | to its keys, ms: "
-          "median (p90) | first opening, ms | first opening, kB | a press, kB |")  # fmt: skip
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+          "median (p90) | first opening, ms | first opening, kB | a press, kB | "
+          "the server's processor, ms a press |")  # fmt: skip
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for arm in arms:
         paint, ready = sorted(arm.paint_ms), sorted(arm.ready_ms)
         print(
             f"| {arm.size:,} | {arm.num_presses} | {len(paint)} | {statistics.median(paint):.0f} "
             f"({_p90(paint):.0f}; {paint[0]:.0f} to {paint[-1]:.0f}) | {statistics.median(ready):.0f} "
             f"({_p90(ready):.0f}) | {statistics.median(arm.first_ms):.0f} | {max(arm.first_bytes) / 1000:.0f} | "
-            f"{statistics.median(arm.press_bytes) / 1000:.1f} |"
+            f"{statistics.median(arm.press_bytes) / 1000:.1f} | {statistics.median(arm.server_ms):.0f} |"
         )
     small, large = arms[0], arms[-1]
     ratio = statistics.median(large.paint_ms) / statistics.median(small.paint_ms)
@@ -200,7 +213,7 @@ def main() -> None:
             if not (folder / f"store-{size}.db").exists():
                 print(f"filling {size:,}", file=sys.stderr, flush=True)
                 fill(url, folder, size)
-            arms.append(Arm(size, stack.enter_context(served(url)), new_session(url)))
+            arms.append(Arm(size, *stack.enter_context(served(url)), new_session(url)))
         chromium = stack.enter_context(sync_playwright()).chromium
         browser = chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         for number in range(chosen.rounds + 1):
@@ -208,7 +221,7 @@ def main() -> None:
                 print(f"round {number}: {arm.size:,}", file=sys.stderr, flush=True)
                 measure(browser, arm, num_presses=chosen.presses, gap_ms=chosen.gap_ms)
                 if number == 0:  # the first opening after a server's start imports and compiles
-                    warm = (arm.paint_ms, arm.ready_ms, arm.first_ms, arm.first_bytes, arm.press_bytes)
+                    warm = (arm.paint_ms, arm.ready_ms, arm.first_ms, arm.first_bytes, arm.press_bytes, arm.server_ms)
                     for measured in warm:
                         measured.clear()
                     arm.num_presses = 0
