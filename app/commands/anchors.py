@@ -37,15 +37,17 @@ def anchors(
         text.encode()
     except UnicodeEncodeError as error:
         raise AppError("the text is not valid UTF-8") from error
+    from curation.embeddings import any_model_folder
+
+    folder = any_model_folder(model)  # before half a minute of imports on a busy machine
     from transformers.utils.logging import disable_progress_bar
 
     from app.anchor_chart import write_chart
-    from curation.embeddings import any_model_folder
     from trainer.anchors import anchors_of
     from trainer.backbones import load_model, with_pooling
 
     disable_progress_bar()
-    loaded = load_model(any_model_folder(model), pooling="own", bidirectional=bidirectional)
+    loaded = load_model(folder, pooling="own", bidirectional=bidirectional)
     own = getattr(loaded[1], "mode", None) if len(loaded) > 1 else None
     if mode or exclude_prompt or own not in ("log1p", "sum"):
         chosen = mode or (own if own in ("log1p", "sum") else "log1p")
