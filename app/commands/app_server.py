@@ -21,7 +21,7 @@ def app(
     import sys
     from pathlib import Path
 
-    from app.identity import is_sign_in_configured, require_safe_address
+    from app.reviewing.identity import is_sign_in_configured, require_safe_address
     from app.settings import Settings
 
     is_sign_in = is_sign_in_configured()

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from app.acting import Acting, acting_reviewer
 from app.commands.review_bulk import bulk
 from app.errors import AppError
 from app.opening import opened_store
 from app.options import JsonFile, StoreUrl
+from app.reviewing.acting import Acting, acting_reviewer
 from app.terminal import console, escape, progress_bar, show_table, write_json
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.acting import Acting, acting_reviewer
 from app.errors import AppError
 from app.opening import opened_store
 from app.options import JsonFile, StoreUrl
+from app.reviewing.acting import Acting, acting_reviewer
 from app.terminal import console, shortened, show_table, write_json
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def status(store: StoreUrl = None, json: JsonFile = None) -> None:
     """Show what the store holds, the last runs, and why rows were refused."""
     from app.opening import opened_store
-    from app.overview import last_runs, rejection_counts, store_counts
+    from app.viewing.overview import last_runs, rejection_counts, store_counts
     from generator.progress import progress_of_last_runs
 
     with opened_store(store, must_exist=True) as opened, opened.read() as session:

@@ -32,7 +32,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _show_store() -> None:
-    from app.overview import store_counts
+    from app.viewing.overview import store_counts
 
     with opened_store(None) as store, store.read() as session:
         rows = store_counts(session)

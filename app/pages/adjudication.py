@@ -9,7 +9,9 @@ from typing import Any
 
 import streamlit as st
 
-from app.adjudicating import (
+from app.pages.frame import plain, refusals, show_refused
+from app.pages.person import person_here
+from app.reviewing.adjudicating import (
     OpenDispute,
     last_settled_id,
     open_dispute,
@@ -18,9 +20,7 @@ from app.adjudicating import (
     settle_dispute,
     take_back,
 )
-from app.ladder_view import item_html
-from app.pages.frame import plain, show_refused
-from app.pages.review_person import person_here, refusals
+from app.reviewing.ladder_view import item_html
 from curation.errors import CurationError
 from curation.reviewing.adjudication import Dispute
 from curation.reviewing.sessions import list_sessions

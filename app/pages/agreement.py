@@ -10,9 +10,9 @@ import streamlit as st
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.pages.frame import plain, store_url
-from app.pages.review_person import person_here, refusals
-from app.showing import cell
+from app.pages.frame import plain, refusals, store_url
+from app.pages.person import person_here
+from app.viewing.showing import cell
 from curation.judging.agreement import Coefficient
 from curation.reviewing.coefficients import Agreements, Pair
 from curation.reviewing.human_audit import SessionReport, session_report

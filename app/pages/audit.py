@@ -8,7 +8,10 @@ from typing import Any
 import streamlit as st
 from sqlalchemy.orm import Session
 
-from app.order_sample import (
+from app.pages.charts import distribution_chart, ladder_chart
+from app.pages.example import show_example
+from app.pages.frame import ask, asked_number, page, plain, show_refused, store_url
+from app.viewing.order_sample import (
     LEAK_TEXTS,
     NUM_EXAMPLES,
     OrderSample,
@@ -17,11 +20,8 @@ from app.order_sample import (
     released_leaks,
     sampled_leaks,
 )
-from app.overview import example_view, store_marks
-from app.pages.charts import distribution_chart, ladder_chart
-from app.pages.example import show_example
-from app.pages.frame import ask, asked_number, page, plain, show_refused, store_url
-from app.showing import cell
+from app.viewing.overview import example_view, store_marks
+from app.viewing.showing import cell
 from curation.audit.order_audit import scoring_teachers
 from curation.errors import CurationError
 from db.store import Store

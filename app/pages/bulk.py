@@ -4,10 +4,10 @@ from typing import Any
 
 import streamlit as st
 
-from app.pages.frame import plain, show_refused
-from app.pages.review_person import person_here, refusals
+from app.pages.frame import plain, refusals, show_refused
+from app.pages.person import person_here
 from app.recipes import checked
-from app.showing import cell
+from app.viewing.showing import cell
 from curation.errors import CurationError
 from curation.reviewing.bulk import Preview, apply, bulks, preview, undo_bulk
 from curation.reviewing.bulk_filter import BulkRecipe

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.overview import ExampleView, Ladder, Rung
 from app.pages.frame import plain
-from app.showing import cell, escaped, fair_share
+from app.viewing.overview import ExampleView, Ladder, Rung
+from app.viewing.showing import cell, escaped, fair_share
 
 # Okabe and Ito's palette, as in the ladder plot.
 COLOUR = {"positive": "#009E73", "hard": "#D55E00", "medium": "#E69F00", "easy": "#56B4E9", "mined": "#8C8C8C"}

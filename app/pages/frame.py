@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError
 
 from app.errors import AppError
 from app.settings import Settings
-from app.showing import cell, escaped
+from app.viewing.showing import cell, escaped
 from curation.errors import CurationError
 from db.errors import StoreError
 from db.store import Store
@@ -32,8 +32,15 @@ def _opened(url: str) -> Store:
 
 @contextmanager
 def page(title: str) -> Iterator[Store]:
-    """A page under its title; what is refused is one line on it."""
+    """A page under its title."""
     st.title(title)
+    with refusals() as store:
+        yield store
+
+
+@contextmanager
+def refusals() -> Iterator[Store]:
+    """The store; what is refused is one line on the page."""
     try:
         yield _opened(store_url())
     except _EXPECTED as error:

@@ -3,12 +3,12 @@
 import streamlit as st
 from sqlalchemy.orm import Session
 
-from app.order_sample import OrderSample, order_samples
-from app.overview import example_view, last_runs, neighbouring_example, store_counts, store_marks
 from app.pages.charts import ladder_chart
 from app.pages.example import show_example
 from app.pages.frame import ask, asked_number, heading, page, plain, show_refused, store_url
-from app.showing import cell
+from app.viewing.order_sample import OrderSample, order_samples
+from app.viewing.overview import example_view, last_runs, neighbouring_example, store_counts, store_marks
+from app.viewing.showing import cell
 from curation.errors import CurationError
 from db.store import Store
 

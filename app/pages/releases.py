@@ -10,7 +10,7 @@ from app.errors import AppError
 from app.pages.frame import ask, heading, page, plain, show_refused, store_url
 from app.pages.person import acting_name
 from app.publishing import hub_repository, plan_as, plan_in_words, publish_as
-from app.showing import cell
+from app.viewing.showing import cell
 from curation.errors import CurationError
 from curation.publishing.changes import Change
 from curation.release.catalogue import Listed, find_release, list_releases

@@ -4,10 +4,10 @@ from typing import Any
 
 import streamlit as st
 
-from app.pages.frame import plain
-from app.pages.review_person import person_here, refusals
-from app.review_form import Choices, choices, create_from_form, listed_sessions, recipe_from_form
-from app.showing import cell
+from app.pages.frame import plain, refusals
+from app.pages.person import person_here
+from app.reviewing.form import Choices, choices, create_from_form, listed_sessions, recipe_from_form
+from app.viewing.showing import cell
 from curation.reviewing.people import reviewer_of
 from curation.reviewing.sessions import Summary
 from db.store import Store

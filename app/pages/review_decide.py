@@ -13,11 +13,9 @@ from typing import Any, TypeVar
 import streamlit as st
 from sqlalchemy.exc import DatabaseError
 
-from app.edit_scoring import bundled_encoder, scoring_of
-from app.ladder_view import item_html, progress_html, rescored_html
-from app.pages.frame import asked_number, plain, show_refused
-from app.pages.review_person import person_here, refusals
-from app.review_desk import (
+from app.pages.frame import asked_number, plain, refusals, show_refused
+from app.pages.person import person_here
+from app.reviewing.desk import (
     Desk,
     Press,
     Seat,
@@ -30,7 +28,9 @@ from app.review_desk import (
     stepped,
     swap_partner,
 )
-from app.showing import shown
+from app.reviewing.edit_scoring import bundled_encoder, scoring_of
+from app.reviewing.ladder_view import item_html, progress_html, rescored_html
+from app.viewing.showing import shown
 from curation.errors import CurationError, LeaseLostError
 from curation.reviewing.edits import Rescored
 from db.store import Store

@@ -10,7 +10,7 @@ from app.pages.example import COLOUR
 from app.pages.frame import ask, asked_number, heading, page, plain, show_refused, store_url
 from app.pages.person import acting_name
 from app.reasking import ask_again
-from app.run_view import (
+from app.viewing.run_view import (
     ASKING,
     Attempt,
     Parsed,
@@ -22,7 +22,7 @@ from app.run_view import (
     request_view,
     run_marks,
 )
-from app.showing import block, cell, escaped, fair_share
+from app.viewing.showing import block, cell, escaped, fair_share
 from curation.errors import CurationError
 from curation.reviewing.people import reviewer_of
 from db.store import Store

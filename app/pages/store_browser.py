@@ -5,11 +5,11 @@ from typing import Any
 import streamlit as st
 from sqlalchemy.orm import Session
 
-from app.browsing import GRADES, ORIGINS, PAGE, ROLES, Filters, Page, browse, runs_of, teachers_of
-from app.overview import example_view
 from app.pages.example import show_example
 from app.pages.frame import ask, asked_number, page
-from app.showing import cell
+from app.viewing.browsing import GRADES, ORIGINS, PAGE, ROLES, Filters, Page, browse, runs_of, teachers_of
+from app.viewing.overview import example_view
+from app.viewing.showing import cell
 from db.store import Store
 
 _FIELDS = ("run", "origin", "grade", "role", "text", "teacher", "least", "most")

@@ -7,8 +7,8 @@ import streamlit as st
 from app.pages.charts import curve_chart, variance_chart
 from app.pages.frame import ask, page, plain
 from app.settings import Settings
-from app.showing import cell
-from app.training_curves import TrainedModel, evaluation_rows, model_marks, trained_model, trained_models
+from app.viewing.showing import cell
+from app.viewing.training_curves import TrainedModel, evaluation_rows, model_marks, trained_model, trained_models
 
 _TITLES = {
     "loss": "Loss",

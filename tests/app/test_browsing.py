@@ -5,7 +5,7 @@ from typing import Any, Literal
 import pytest
 from sqlalchemy import select
 
-from app.browsing import Filters, browse, runs_of, teachers_of
+from app.viewing.browsing import Filters, browse, runs_of, teachers_of
 from db.examples import NewCandidate, put_candidates, put_examples
 from db.insert import insert_missing
 from db.runs import start_run

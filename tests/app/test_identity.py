@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import AppError
-from app.identity import Identity, identity_of, is_sign_in_configured, require_safe_address
+from app.reviewing.identity import Identity, identity_of, is_sign_in_configured, require_safe_address
 
 
 def test_without_sign_in_everyone_is_the_single_user(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def test_with_sign_in_it_is_the_verified_address() -> None:
 
 
 def test_sign_in_is_what_the_secrets_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.identity.find_spec", lambda name: object())
+    monkeypatch.setattr("app.reviewing.identity.find_spec", lambda name: object())
     folder, home = tmp_path / "folder", tmp_path / "home"
     assert not is_sign_in_configured(folder, home)
     (home / ".streamlit").mkdir(parents=True)
@@ -44,7 +44,7 @@ def test_sign_in_is_what_the_secrets_say(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_sign_in_without_its_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.identity.find_spec", lambda name: None)
+    monkeypatch.setattr("app.reviewing.identity.find_spec", lambda name: None)
     (tmp_path / ".streamlit").mkdir()
     (tmp_path / ".streamlit" / "secrets.toml").write_text("[auth]\n")
     with pytest.raises(AppError, match="pip install authlib"):

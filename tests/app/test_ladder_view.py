@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ladder_view import Rung, Shown, axis_ends, axis_html, item_html, lanes_of
+from app.reviewing.ladder_view import Rung, Shown, axis_ends, axis_html, item_html, lanes_of
 
 HOSTILE = "<script>x()</script> </div><img src=x onerror=alert(1)> '\" & \u202egnp\u200b"
 

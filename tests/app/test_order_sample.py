@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.order_sample import audited_runs, order_samples, released_leaks, sampled_leaks
+from app.viewing.order_sample import audited_runs, order_samples, released_leaks, sampled_leaks
 from curation.errors import CurationError
 from db.examples import NewCandidate, put_candidates, put_examples
 from db.insert import insert_missing

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.overview import example_view, last_runs, neighbouring_example, store_counts
+from app.viewing.overview import example_view, last_runs, neighbouring_example, store_counts
 from db.examples import NewCandidate, put_candidates, put_examples
 from db.insert import insert_missing
 from db.runs import start_run

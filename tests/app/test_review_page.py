@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.edit_scoring import EncoderThread, scoring_of
 from app.errors import RecipeError
-from app.review_desk import (
+from app.reviewing.desk import (
     Desk,
     Press,
     Seat,
@@ -20,7 +19,8 @@ from app.review_desk import (
     stepped,
     swap_partner,
 )
-from app.review_form import choices, create_from_form, listed_sessions, recipe_from_form
+from app.reviewing.edit_scoring import EncoderThread, scoring_of
+from app.reviewing.form import choices, create_from_form, listed_sessions, recipe_from_form
 from curation.errors import CurationError, LeaseLostError
 from curation.reviewing.people import put_reviewer, reviewer_of
 from curation.reviewing.recipe import SessionRecipe

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
-from app.adjudicating import open_dispute, open_disputes, said_html, settle_dispute, take_back
+from app.reviewing.adjudicating import open_dispute, open_disputes, said_html, settle_dispute, take_back
 from curation.errors import CurationError
 from db.store import Store
 from db.tables.base import utc_now

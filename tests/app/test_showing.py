@@ -5,7 +5,7 @@ import html
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.showing import block, cell, escaped, fair_share, shown
+from app.viewing.showing import block, cell, escaped, fair_share, shown
 
 
 def test_markup_is_escaped_and_stands_in_a_direction_of_its_own() -> None:

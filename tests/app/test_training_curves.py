@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.errors import AppError
-from app.training_curves import evaluation_rows, model_marks, trained_model, trained_models
+from app.viewing.training_curves import evaluation_rows, model_marks, trained_model, trained_models
 
 
 def write_model(folder: Path, name: str, steps: list[dict[str, Any]], summary: Any = None, margins: Any = None) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.word_diff import Piece, pieces_html, share_common, word_diff
+from app.reviewing.word_diff import Piece, pieces_html, share_common, word_diff
 
 
 def own(pieces: list[Piece]) -> list[str]:

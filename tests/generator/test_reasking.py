@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import AppError
 from app.reasking import ask_again
-from app.run_view import list_runs, rejection_reasons, request_page, request_view
+from app.viewing.run_view import list_runs, rejection_reasons, request_page, request_view
 from curation.errors import CurationError
 from curation.reviewing.people import has_people, put_reviewer, reviewer_of
 from db.store import Store

@@ -6,9 +6,9 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from app.ladder_view import Shown
-from app.review_desk import shown_item
-from app.showing import block, escaped
+from app.reviewing.desk import shown_item
+from app.reviewing.ladder_view import Shown
+from app.viewing.showing import block, escaped
 from curation.reviewing.adjudication import Dispute, Said, dispute_of, disputes, last_settled, settle, unsettle
 from curation.reviewing.items import item_view
 from curation.reviewing.people import require, reviewer_of

@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.ladder_view import Rung, Shown
+from app.reviewing.ladder_view import Rung, Shown
 from curation.errors import CurationError
 from curation.reviewing.decisions import Decided, Grade, Kind, decide, undo
 from curation.reviewing.edits import Rescored, Scoring, put_edit, rescore

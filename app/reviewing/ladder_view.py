@@ -1,7 +1,7 @@
 """An item of a review session as HTML: query, similarity axis, the negative in question beside the positive, the rest.
 
 One block holds all of it, so that a browser never shows the head of one item over the body of another. It carries what
-it shows in `data-shown`, which the browser test reads. Text from models and corpora is escaped (app/showing.py).
+it shows in `data-shown`, which the browser test reads. Text from models and corpora is escaped (viewing/showing.py).
 """
 
 import math
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.showing import cell, escaped
-from app.word_diff import pieces_html, share_common, word_diff
+from app.reviewing.word_diff import pieces_html, share_common, word_diff
+from app.viewing.showing import cell, escaped
 
 if TYPE_CHECKING:
     from curation.reviewing.edits import Rescored
