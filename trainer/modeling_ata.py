@@ -107,30 +107,28 @@ def _watching_attention(
 ) -> Any:
     """Leave queries and keys in the stash, then attend as the layer would have."""
     layer: Any = module
-    watched = layer.config
-    layer.config = layer._ata_config  # a kernel that reads the config finds the real implementation's name
-    try:
-        base = layer.config._attn_implementation
-        _require_plain_scores(layer, query, key, kwargs)
-        is_causal = kwargs.get("is_causal")
-        is_mask = isinstance(attention_mask, Tensor) and attention_mask.dim() == 4
-        layer._ata_stash.put(
-            Handed(
-                query,
-                key,
-                kwargs.get("scaling") or query.shape[-1] ** -0.5,
-                bool(getattr(layer, "is_causal", True) if is_causal is None else is_causal) and base != "eager",
-                None if base == "eager" else kwargs.get("sliding_window"),
-                attention_mask if is_mask else None,
-                "flash" in base,
-                torch.is_grad_enabled(),
-            )
+    base = layer._ata_config._attn_implementation
+    _require_plain_scores(layer, query, key, kwargs)
+    is_causal = kwargs.get("is_causal")
+    is_mask = isinstance(attention_mask, Tensor) and attention_mask.dim() == 4
+    layer._ata_stash.put(
+        Handed(
+            query,
+            key,
+            kwargs.get("scaling") or query.shape[-1] ** -0.5,
+            bool(getattr(layer, "is_causal", True) if is_causal is None else is_causal) and base != "eager",
+            None if base == "eager" else kwargs.get("sliding_window"),
+            attention_mask if is_mask else None,
+            "flash" in base,
+            torch.is_grad_enabled(),
         )
-        own_eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(base, own_eager)
-        return attend(module, query, key, value, attention_mask, **kwargs)
-    finally:
-        layer.config = watched
+    )
+    own_eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(base, own_eager)
+    if "flash" in base:  # which reads its name from the layer's configuration; a copy, for threads share the layer
+        layer = copy.copy(layer)
+        layer.config = layer._ata_config
+    return attend(layer, query, key, value, attention_mask, **kwargs)
 
 
 def _require_plain_scores(layer: Any, query: Tensor, key: Tensor, kwargs: dict[str, Any]) -> None:
