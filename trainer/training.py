@@ -75,41 +75,40 @@ def train(
     _check_teacher(recipe, release.examples)
     steps = plan_steps(recipe, release.examples)
     identity = {"recipe": recipe.model_dump(mode="json"), "release_digest": release.digest}
-    if (output / "training.json").is_file():
-        summary = orjson.loads((output / "training.json").read_bytes())
-        if {name: summary[name] for name in identity} != identity:
-            raise TrainerError(f"{output} holds a model of another recipe or release: give the recipe another name")
-        return TrainResult(output, summary, is_new=False)
-    if output.exists():
-        raise TrainerError(f"{output} exists and is no model that Gradus trained: give the recipe another name")
+    found = _found(output, identity)
+    if found is not None:
+        return TrainResult(output, found, is_new=False)
     disable_progress_bar()
     processes = Processes(recipe.device)
     start = time.monotonic()
     run = _Training(recipe, release, steps, model_folder, output.with_name(f".{output.name}.partial"), processes)
     run.train(progress)
-    summary = {
-        **identity,
-        "release": release.name,
-        "num_examples": len(release.examples),
-        "num_steps": len(steps),
-        "num_texts": len(run.texts),
-        "num_texts_cut": int(run.encoder.tokens.is_cut.sum()),
-        "num_processes": processes.count,
-        "seconds_of_last_call": round(time.monotonic() - start, 1),
-        "bf16": run.encoder.bf16,
-        "machine": machine(),
-        "plan": describe_plan(steps, release.examples, recipe),
-    }
     if processes.is_main:
-        metrics = run.journal.metrics()
-        summary |= {"blocks": by_block(metrics), "ranks": by_rank(metrics)}
+        summary = {
+            **identity,
+            "release": release.name,
+            "num_examples": len(release.examples),
+            "seconds_of_last_call": round(time.monotonic() - start, 1),
+            "plan": describe_plan(steps, release.examples, recipe),
+            **run.summary(),
+        }
         write_model(run.model, run.journal, summary, run.folder / "model")
         run.folder.joinpath("model").rename(output)
         shutil.rmtree(run.folder)
     processes.wait()
-    if not processes.is_main:
-        summary = orjson.loads((output / "training.json").read_bytes())
-    return TrainResult(output, summary, is_new=True)
+    return TrainResult(output, orjson.loads((output / "training.json").read_bytes()), is_new=True)
+
+
+def _found(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary of the same training, if it was done before."""
+    if (output / "training.json").is_file():
+        summary: dict[str, Any] = orjson.loads((output / "training.json").read_bytes())
+        if {name: summary[name] for name in identity} != identity:
+            raise TrainerError(f"{output} holds a model of another recipe or release: give the recipe another name")
+        return summary
+    if output.exists():
+        raise TrainerError(f"{output} exists and is no model that Gradus trained: give the recipe another name")
+    return None
 
 
 class _Training:
@@ -172,6 +171,20 @@ class _Training:
             progress(len(self.steps), len(self.steps))
             if self.processes.is_main:
                 self.journal.mark(len(self.steps))
+
+    def summary(self) -> dict[str, Any]:
+        """What the training says of itself when it is done."""
+        metrics = self.journal.metrics()
+        return {
+            "num_steps": len(self.steps),
+            "num_texts": len(self.texts),
+            "num_texts_cut": int(self.encoder.tokens.is_cut.sum()),
+            "num_processes": self.processes.count,
+            "bf16": self.encoder.bf16,
+            "machine": machine(),
+            "blocks": by_block(metrics),
+            "ranks": by_rank(metrics),
+        }
 
     def _step(self, number: int) -> None:
         report, norm, rate = self.learner.take(number, self.steps[number])
