@@ -118,8 +118,7 @@ def shoot(address: str, folder: Path, only: Sequence[str] = ()) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = launched(playwright)
-        paths = page_paths(browser.new_page(viewport={"width": 1600, "height": 900}), address)
-        paths = [path for path in paths if not only or path in only]
+        paths = list(only) or page_paths(browser.new_page(viewport={"width": 1600, "height": 900}), address)
         for scheme in SCHEMES:
             for width in WIDTHS:
                 context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
@@ -128,7 +127,7 @@ def shoot(address: str, folder: Path, only: Sequence[str] = ()) -> list[str]:
                     page.set_viewport_size({"width": width, "height": 900})
                     page.goto(f"{address}/{path}")
                     wait_until_painted(page)
-                    name = f"{path or 'overview'}-{width}-{scheme}"
+                    name = f"{path.partition('?')[0] or 'overview'}-{width}-{scheme}"
                     wrong += [f"{name} {what}" for what in faults(page)]
                     page.set_viewport_size({"width": width, "height": _whole_height(page)})
                     page.wait_for_timeout(_SETTLE_MS)
@@ -149,7 +148,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--store")
     parser.add_argument("--address")
-    parser.add_argument("--page", action="append", help="only this path; may be repeated")
+    parser.add_argument("--page", action="append", help="only this path, like review_decide?session=1; may be repeated")
     chosen = parser.parse_args()
     if chosen.address:
         wrong = shoot(chosen.address, chosen.folder, chosen.page or ())

@@ -21,6 +21,7 @@ from app.reviewing.adjudicating import (
     take_back,
 )
 from app.reviewing.ladder_view import item_html
+from app.viewing.showing import cell
 from curation.errors import CurationError
 from curation.reviewing.adjudication import Dispute
 from curation.reviewing.sessions import list_sessions
@@ -46,7 +47,7 @@ def show() -> None:
             names = [one.name for one in list_sessions(session)]
         chosen = st.selectbox(
             "Review session", names, index=None, placeholder="All of them together", key="adjudicated",
-            format_func=plain,
+            format_func=cell,
         )  # fmt: skip
         _disputes(store, person.name, (chosen,) if chosen else ())
 

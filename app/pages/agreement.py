@@ -10,7 +10,7 @@ import streamlit as st
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.pages.frame import plain, refusals, store_url
+from app.pages.frame import ask, refusals, store_url
 from app.pages.person import person_here
 from app.viewing.showing import cell
 from curation.judging.agreement import Coefficient
@@ -50,7 +50,10 @@ def show() -> None:
         if not names:
             st.info("There is no review session yet: make one on the page Review.")
             return
-        chosen = st.selectbox("Review session", names, format_func=plain, key="compared")
+        asked = st.query_params.get("session", "")
+        place = names.index(asked) if asked in names else 0
+        chosen = st.selectbox("Review session", names, index=place, format_func=cell)
+        ask(session=chosen)
         report = _report(store_url(), chosen, mark, store)
         if not report.num:
             st.info("Nobody has decided anything in this session yet.")
@@ -133,7 +136,7 @@ def _show_confusion(pairs: list[Pair], categories: tuple[str, ...], key: str) ->
         options = range(len(pairs))
         place = st.selectbox(
             "Who said what of the same negatives", options, key=f"pair-{key}",
-            format_func=lambda at: plain(f"{pairs[at].first} and {pairs[at].second}"),
+            format_func=lambda at: cell(f"{pairs[at].first} and {pairs[at].second}"),
         )  # fmt: skip
     pair = pairs[place]
     names = [name.replace("_", " ") for name in categories]

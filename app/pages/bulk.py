@@ -48,7 +48,7 @@ def show() -> None:
 def _show_form(store: Store, person: str, names: list[str]) -> None:
     with st.form("bulk", border=False, enter_to_submit=False):
         left, middle, right = st.columns(3)
-        chosen = left.selectbox("Review session", names, format_func=plain)
+        chosen = left.selectbox("Review session", names, format_func=cell)
         grades = left.multiselect("Grades", _GRADES)
         origins = left.multiselect("Origins", _ORIGINS)
         text = middle.text_input("Text in the query or the negative")
