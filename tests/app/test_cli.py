@@ -126,13 +126,14 @@ def test_an_error_is_one_line_whatever_a_file_name_holds(tmp_path: Path) -> None
 
 
 def test_readme_names_commands_and_options_that_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = "\n".join(file.read_text() for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
     named = {tuple(words.split()[:2]) for words in re.findall(r"`gradus ([a-z][^`]*)`", readme)}
     assert len(named) > 10
-    groups = {"import", "store", "release", "prompts"}
-    for words in named:
-        path = words[: 2 if words[0] in groups else 1]
-        assert run(*path, "--help").returncode == 0, f"README names gradus {' '.join(path)}"
-    helps = "".join(run(words[0], "--help").stdout for words in named)
+    groups = {"import", "store", "release", "prompts", "review"}
+    helps = ""
+    for path in sorted({words[: 2 if words[0] in groups else 1] for words in named}):
+        found = run(*path, "--help")
+        assert found.returncode == 0, f"README names gradus {' '.join(path)}"
+        helps += found.stdout
     for option in set(re.findall(r"`(--[a-z-]+)", readme)) - {"--help"}:
         assert option in helps, f"README names {option}"
