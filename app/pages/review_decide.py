@@ -52,11 +52,19 @@ _STYLE = """<style>
   .st-key-guidelines :is(h1, h2, h3, h4, h5, h6) { font-size: 1rem; padding: .4rem 0 .1rem; }
 </style>"""
 # A key that is held down repeats by itself, and would decide one negative after the other before anybody can read them.
+# After E and G a person goes on typing: until their box is there, or another item is, what they type decides nothing.
 _HELD = """<script>
   if (!window.gradusIgnoresHeldKeys) {
     window.gradusIgnoresHeldKeys = true;
+    const shown = () => document.querySelector('[data-shown]')?.dataset.shown;
+    let opening = null;
     addEventListener('keydown', press => {
-      if (press.repeat && !/^(INPUT|TEXTAREA|SELECT)$/.test(press.target.tagName)) press.stopImmediatePropagation();
+      if (/^(INPUT|TEXTAREA|SELECT)$/.test(press.target.tagName)) { opening = null; return; }
+      if (opening && (opening.shown !== shown() || performance.now() - opening.at > 20000)) opening = null;
+      if (press.repeat || (opening && press.key !== 'Escape')) { press.stopImmediatePropagation(); return; }
+      const isWriting = /^[eg]$/i.test(press.key) && !press.ctrlKey && !press.metaKey && !press.altKey;
+      const button = document.querySelector(`[class*="st-key-${/e/i.test(press.key) ? 'edit' : 'flag'}-"] button`);
+      if (isWriting && button) opening = {shown: shown(), at: performance.now()};
     }, true);
   }
 </script>"""

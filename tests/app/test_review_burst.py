@@ -378,6 +378,21 @@ def test_a_lost_lease_keeps_what_was_written(stage: tuple[Store, str, str], brow
     desk.page.get_by_text("handed to somebody else").wait_for(state="hidden", timeout=30_000)
 
 
+def test_what_is_typed_before_the_box_is_there_decides_nothing(stage: tuple[Store, str, str], browser: Any) -> None:
+    store, _, address = stage
+    session_id = new_session(store)
+    desk = Desk.opened(browser, address, session_id)
+    for key in "eg":
+        desk.burst([key, *"kdsa123fwu"], 2)
+        write(desk.page, " indeed")
+        desk.settle()
+        assert kinds_of(store, session_id) == []
+        desk.page.keyboard.press("Escape")
+        desk.page.get_by_role("button", name="Keep").wait_for(timeout=30_000)
+    desk.follow("k")
+    assert len(kinds_of(store, session_id)) == 1
+
+
 def write(page: Any, words: str) -> None:
     """Words into the text that has the focus by itself."""
     page.wait_for_function("document.activeElement.tagName === 'TEXTAREA'", timeout=30_000)
