@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
@@ -45,8 +45,8 @@ class Store:
             _bring_up_to_date(engine)
         except DatabaseError as error:
             engine.dispose()
-            shown = engine.url.render_as_string(hide_password=True)
-            raise StoreError(f"cannot open the store {shown}: {str(error.orig).splitlines()[0]}") from error
+            reason = str(error.orig).splitlines()[0]
+            raise StoreError(f"cannot open the store {shown_url(engine.url)}: {reason}") from error
         except StoreError:
             engine.dispose()
             raise
@@ -77,11 +77,13 @@ def connect(url: str) -> Engine:
     """An engine with our connection settings; the schema is not looked at."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise StoreError(f"--store {url!r} is not a database URL; try sqlite:///gradus-data/store.db") from error
-    backend = parsed.get_backend_name()
+        backend = parsed.get_backend_name()
+    except (ArgumentError, ValueError) as error:
+        # Where a password would stand is not known in what cannot be read.
+        told = repr(url) if "@" not in url and "?" not in url else "what was given"
+        raise StoreError(f"--store: {told} is not a database URL; try sqlite:///gradus-data/store.db") from error
     if backend == "sqlite":
-        if not parsed.database or parsed.database == ":memory:":
+        if parsed.host or not parsed.database or parsed.database == ":memory:":
             raise StoreError("a store lives in a file: give --store sqlite:///FOLDER/store.db")
         _make_folder(Path(parsed.database).parent)
         engine = create_engine(parsed, **_JSON)
@@ -90,7 +92,13 @@ def connect(url: str) -> Engine:
         return engine
     if backend == "postgresql":
         return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **_JSON)
-    raise StoreError(f"--store {url!r}: only sqlite:/// and postgresql:// stores are supported")
+    raise StoreError(f"--store {shown_url(parsed)!r}: only sqlite:/// and postgresql:// stores are supported")
+
+
+def shown_url(url: URL) -> str:
+    """The URL for a person's eyes: no password, neither before the host nor among the parameters."""
+    hidden = {name: "hidden" for name in url.query if "pass" in name.lower()}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def _make_folder(folder: Path) -> None:
@@ -142,7 +150,7 @@ def stored_version(engine: Engine) -> str | None:
             return str(connection.exec_driver_sql("select version_num from alembic_version").scalar() or "") or None
     if tables:
         raise StoreVersionError(
-            f"{engine.url.render_as_string()} holds tables that are not a Gradus store ({', '.join(sorted(tables)[:3])}"
+            f"{shown_url(engine.url)} holds tables that are not a Gradus store ({', '.join(sorted(tables)[:3])}"
             ", ...): name another file or database with --store"
         )
     return None

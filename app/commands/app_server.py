@@ -56,14 +56,14 @@ def _checked_store(url: str) -> str:
     """The store's URL without its password, once the store has been opened: pages cannot tell a person in one line."""
     from pathlib import Path
 
-    from db.store import Store
+    from db.store import Store, shown_url
 
     file = Path(url.removeprefix("sqlite:///"))
     if url.startswith("sqlite:///") and not file.is_file():
         raise AppError(f"no store at {file}: run 'gradus demo' or 'gradus import' first, or name one with --store")
     opened = Store.open(url)
     opened.close()
-    return opened.engine.url.render_as_string(hide_password=True)
+    return shown_url(opened.engine.url)
 
 
 def _require_free(address: str, port: int) -> None:

@@ -13,12 +13,13 @@ def status(store: StoreUrl = None, json: JsonFile = None) -> None:
     """Show what the store holds, the last runs, and why rows were refused."""
     from app.opening import opened_store
     from app.viewing.overview import last_runs, rejection_counts, store_counts
+    from db.store import shown_url
     from generator.progress import progress_of_last_runs
 
     with opened_store(store, must_exist=True) as opened, opened.read() as session:
         counts, runs, refused = store_counts(session), last_runs(session), rejection_counts(session)
         generating = progress_of_last_runs(session)
-        shown = opened.engine.url.render_as_string(hide_password=True)
+        shown = shown_url(opened.engine.url)
     console.print(f"Store {escape(shown)}")
     show_table("In the store", ["what", "rows"], counts)
     rows = [(run.kind, run.name, run.state, f"{run.started_at:%Y-%m-%d %H:%M:%S}", run.seconds) for run in runs]

@@ -131,6 +131,25 @@ def test_unusable_url_is_one_clear_error(url: str) -> None:
         Store.open(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://bob:s3cret@h/db",
+        "bob:s3cret@h",
+        "postgresql://bob:s3cret@h:notaport/db",
+        "sqlite://bob:s3cret@h/x",
+        "nosuch://bob:s3cret@h/x",
+        "postgresql://bob:s3cret@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?user=bob&password=s3cret",
+        "postgresql://127.0.0.1:1/db?sslpassword=s3cret",
+    ],
+)
+def test_no_error_of_a_url_shows_its_password(url: str) -> None:
+    with pytest.raises(StoreError) as refused:
+        Store.open(url)
+    assert "s3cret" not in str(refused.value) and len(str(refused.value).splitlines()) == 1
+
+
 def test_two_processes_open_a_new_store_at_once(tmp_path: Path) -> None:
     code = f"from db.store import Store; Store.open('sqlite:///{tmp_path}/new.db'); print('open')"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
