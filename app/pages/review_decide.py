@@ -31,7 +31,7 @@ from app.reviewing.desk import (
 from app.reviewing.edit_scoring import bundled_encoder, scoring_of
 from app.reviewing.ladder_view import item_html, progress_html, rescored_html
 from app.viewing.showing import shown
-from curation.errors import CurationError, LeaseLostError
+from curation.errors import CurationError
 from curation.reviewing.edits import Rescored
 from db.store import Store
 from db.tables.base import utc_now
@@ -100,7 +100,13 @@ def show() -> None:
 def _desk(store: Store, seat: Seat) -> None:
     with refusals():
         is_detailed = st.session_state.get("is_detailed", False)
-        desk, progress, last = open_desk(store, seat, is_detailed=is_detailed)
+        try:
+            desk, progress, last = open_desk(store, seat, is_detailed=is_detailed)
+        except CurationError:
+            _give_back(None, "what you wrote was not recorded")
+            _show_told()
+            raise
+        _give_back(desk, "it was decided elsewhere, or is somebody else's by now; what you wrote was not recorded")
         left, right = st.columns([3.2, 1], gap="medium")
         with right:
             st.html(progress_html(progress))
@@ -113,6 +119,20 @@ def _desk(store: Store, seat: Seat) -> None:
                 _button("Undo", "U", f"end-{last}", _undo, store, seat, last, disabled=last is None)
             else:
                 _show_item(store, desk)
+
+
+def _give_back(desk: Desk | None, why: str) -> None:
+    """A text whose negative is not before the person any more is told, not dropped with its form."""
+    written: tuple[str, str] | None = st.session_state.get("written")
+    if written is None:
+        return
+    if desk is not None:
+        focus = focus_of(desk, *st.session_state.get("place", {}).get(desk.item.key, (None, None)))
+        if written[0] == f"{desk.item.key}-{focus}":
+            return
+    told = st.session_state.get("told", ("", ""))[0]
+    st.session_state["told"] = (told or why, written[1])
+    st.session_state["written"] = st.session_state["writing"] = st.session_state["edit"] = None
 
 
 def _show_guidelines(desk: Desk) -> None:
@@ -217,28 +237,29 @@ def _press(
 
 
 def _save(store: Store, desk: Desk, focus: int, kind: str, box: str, shown_at: datetime) -> None:
-    """What is refused stays in its form; only a lost lease takes the form away, and the text is told instead."""
+    """What is refused stays in its form, as long as its negative stands there."""
     text = st.session_state[box]
+    st.session_state["written"] = (f"{desk.item.key}-{focus}", text)
     if kind == "edit":
         edit = _try(lambda: rescored(store, desk, focus, text, scoring_of(store, _encoder())))
         if edit is not None:
             st.session_state["edit"] = (f"{desk.item.key}-{focus}", edit)
             st.session_state["writing"] = None
         return
-    note = _try(lambda: press(store, desk, Press("flag"), None, shown_at=shown_at, note=text), text)
-    if note is not None:
-        st.session_state["writing"] = None
+    note = _try(lambda: press(store, desk, Press("flag"), None, shown_at=shown_at, note=text))
+    if note is not None and note.is_new:
+        st.session_state["writing"] = st.session_state["written"] = None
 
 
 def _accept_edit(store: Store, desk: Desk, edit: Rescored, shown_at: datetime) -> None:
     done = _try(lambda: accept_edit(store, desk, edit, shown_at=shown_at), edit.text)
-    st.session_state["edit"] = None
+    st.session_state["edit"] = st.session_state["written"] = None
     if done is not None:
         _stand(desk.item.key, None, edit.candidate_id)
 
 
 def _drop_edit() -> None:
-    st.session_state["edit"] = None
+    st.session_state["edit"] = st.session_state["written"] = None
 
 
 def _undo(store: Store, seat: Seat, painted_last: int | None) -> None:
@@ -258,6 +279,7 @@ def _stand(item_key: str, wanted: int | None, after: int | None) -> None:
 
 def _write(kind: str | None, painted: str) -> None:
     st.session_state["writing"] = None if kind is None else (kind, painted)
+    st.session_state["written"] = None
 
 
 def _toggle_details() -> None:
@@ -270,11 +292,8 @@ def _try(act: Callable[[], _Done], text: str = "") -> _Done | None:
         st.session_state.pop("told", None)
     try:
         return act()
-    except LeaseLostError as error:
-        st.session_state["writing"] = st.session_state["edit"] = None
-        st.session_state["told"] = (str(error).partition(". Your text: ")[0], text)
     except CurationError as error:
-        st.session_state["told"] = (str(error), text)
+        st.session_state["told"] = (str(error).partition(". Your text: ")[0], text)
     except DatabaseError as error:
         st.session_state["told"] = (f"the database refused, try again: {str(error.orig).splitlines()[0]}", text)
     return None

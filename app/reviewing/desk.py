@@ -176,11 +176,11 @@ def accept_edit(store: Store, desk: Desk, edit: Rescored, *, shown_at: datetime)
 
     Raises:
         LeaseLostError: Somebody else has the item by now.
-        CurationError: The decision is refused.
+        CurationError: The decision is refused, or the negative was decided meanwhile.
     """
     with store.write() as session:
         _, reviewer = _seated(session, desk.seat)
-        return decide(
+        decided = decide(
             session,
             desk.assignment_id,
             reviewer,
@@ -190,6 +190,10 @@ def accept_edit(store: Store, desk: Desk, edit: Rescored, *, shown_at: datetime)
             other_candidate_id=put_edit(session, desk.item_id, reviewer, edit),
             replaces=desk.standing.get(edit.candidate_id),
         )
+        if not decided.is_new:
+            # Refused as a whole: a child without a decision would stay in the store.
+            raise CurationError("you decided this negative elsewhere meanwhile; the edit was not recorded")
+        return decided
 
 
 def shown_item(view: ItemView, assignment_id: int, checks: Mapping[int, Mapping[str, Any]]) -> Shown:

@@ -24,13 +24,13 @@ from sqlalchemy import select, text
 
 from curation.reviewing.people import put_reviewer, reviewer_of
 from curation.reviewing.recipe import SessionRecipe
-from curation.reviewing.sessions import create_session
+from curation.reviewing.sessions import close_session, create_session
 from db.examples import NewCandidate, put_candidates, put_examples
 from db.insert import insert_missing
 from db.runs import start_run
 from db.store import Store
 from db.tables.examples import Score
-from db.tables.review import Assignment, Decision, Reviewer
+from db.tables.review import Assignment, Decision, Reviewer, ReviewSession
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
 
@@ -376,6 +376,39 @@ def test_a_lost_lease_keeps_what_was_written(stage: tuple[Store, str, str], brow
     assert "flag" not in kinds_of(store, session_id)
     desk.page.keyboard.press("x")
     desk.page.get_by_text("handed to somebody else").wait_for(state="hidden", timeout=30_000)
+
+
+def test_what_was_written_is_given_back_whatever_happened_meanwhile(
+    stage: tuple[Store, str, str], browser: Any
+) -> None:
+    store, _, address = stage
+    session_id = new_session(store)
+    desk, other = (Desk.opened(browser, address, session_id) for _ in range(2))
+    desk.page.keyboard.press("g")
+    write(desk.page, "a note of mine")
+    other.follow("a")  # another window of the same person
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.locator("code", has_text="a note of mine").wait_for(timeout=30_000)
+    desk.page.get_by_text("decided elsewhere").wait_for()
+    desk.page.keyboard.press("x")
+    desk.page.get_by_text("decided elsewhere").wait_for(state="hidden", timeout=30_000)
+    desk.page.keyboard.press("e")
+    write(desk.page, " an edit of mine")
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.get_by_role("button", name="Accept the edit").wait_for(timeout=90_000)
+    other.follow("d")
+    desk.page.keyboard.press("y")
+    desk.page.locator("code", has_text="an edit of mine").wait_for(timeout=30_000)
+    assert "edit" not in kinds_of(store, session_id) and "flag" not in kinds_of(store, session_id)
+    desk.page.keyboard.press("x")
+    desk.page.get_by_role("button", name="Dismiss").wait_for(state="hidden", timeout=30_000)
+    desk.page.keyboard.press("e")
+    write(desk.page, " a late edit")
+    with store.write() as session:
+        close_session(session, session.get_one(ReviewSession, session_id), by=reviewer_of(session, "ada"))
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.locator("code", has_text="a late edit").wait_for(timeout=30_000)
+    desk.page.get_by_text("is closed").first.wait_for()
 
 
 def test_what_is_typed_before_the_box_is_there_decides_nothing(stage: tuple[Store, str, str], browser: Any) -> None:

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
 from app.errors import RecipeError
 from app.reviewing.desk import (
@@ -30,7 +31,7 @@ from db.insert import insert_missing
 from db.runs import start_run
 from db.store import Store
 from db.tables.base import utc_now
-from db.tables.examples import Score
+from db.tables.examples import Candidate, Score
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
 
@@ -188,6 +189,20 @@ def test_an_edit_is_scored_before_it_is_accepted(store: Store) -> None:
     assert rescored(store, desk, desk.asked[2], "other", scoring_of(store, FakeEncoder("another"))).scores == {}
     with pytest.raises(CurationError, match="as it was"):
         rescored(store, desk, desk.asked[2], edit_text_of(desk, 2), scoring_of(store, FakeEncoder("v")))
+
+
+def test_an_edit_of_what_was_decided_meanwhile_is_refused_and_leaves_no_child(store: Store) -> None:
+    fill(store)
+    seat = seated(store)
+    desk = opened(store, seat)
+    edit = rescored(store, desk, desk.asked[1], "second, mended", scoring_of(store, EncoderThread(FakeEncoder("v"))))
+    pressed(store, desk, Press("keep"), 1)
+    with store.read() as session:
+        before = session.scalar(select(func.count()).select_from(Candidate))
+    with pytest.raises(CurationError, match="elsewhere"):
+        accept_edit(store, desk, edit, shown_at=utc_now())
+    with store.read() as session:
+        assert session.scalar(select(func.count()).select_from(Candidate)) == before
 
 
 def edit_text_of(desk: Desk, place: int) -> str:
