@@ -17,7 +17,7 @@ from curation.publishing.errors import MovedHeadError, PublishingError, TagExist
 from curation.publishing.hub import HubRepository
 from curation.publishing.publishing import plan_publication, publish
 from curation.release.catalogue import Version, list_releases
-from curation.release.manifest import content_digest
+from curation.release.manifest import content_digest, manifest_bytes
 from db.publications import publications, record_publication
 from db.store import Store
 from db.tables.releases import Release, ReleaseEvent
@@ -352,7 +352,7 @@ def test_publications_are_remembered_once_and_retired_releases_refused(store: St
     assert [event["repo"] for event in publications(store, number)] == ["a/b", "a/c"]
     assert [listed.retired for listed in list_releases(store)] == [None]
     (tmp_path / "r").mkdir()
-    (tmp_path / "r" / MANIFEST).write_bytes(orjson.dumps(manifest))
+    (tmp_path / "r" / MANIFEST).write_bytes(manifest_bytes(manifest))
     assert list(read_content(store, "r-1.0.0").files) == [MANIFEST]
     with store.write() as session:
         session.add(ReleaseEvent(release_id=number, kind="retired", reason="wrong licence"))

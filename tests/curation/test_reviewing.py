@@ -273,6 +273,7 @@ def test_nonsense_is_refused(filled: Fill, kind: str, fields: dict[str, Any], wh
     reviewing = filled(1)
     session_ = reviewing.start()
     claimed = take(reviewing, session_, "ann")
+    fields = dict(fields)
     candidate = fields.pop("candidate_id", view(reviewing, claimed, "ann").undecided[-1])
     with pytest.raises(CurationError, match=why):
         press(reviewing, claimed, "ann", kind, candidate, **fields)
