@@ -7,9 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import CurationError
+from curation.release.differences import diff_releases
 from curation.release.exporting import export_release
 from curation.release.recipe import ReleaseRecipe
 from curation.release.release import create_release
+from db.examples import NewCandidate, put_candidates
+from db.runs import start_run
+from db.store import Store
+from db.texts import put_passages
 from tests.curation.desk import Desk
 
 
@@ -31,9 +36,10 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [row for file in sorted(folder.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
 
 
-def decide_everything(desk: Desk) -> None:
+def decide_everything(desk: Desk, *, is_filled: bool = False) -> None:
     """One example of each fate; `q 5` is left alone."""
-    desk.fill([4, 4, 4, 4, 3, 2])
+    if not is_filled:
+        desk.fill([4, 4, 4, 4, 3, 2])
     desk.session()
     for who in ("ada", "bob"):
         desk.say(who, "w 0 1", "drop")
@@ -201,3 +207,45 @@ def test_no_decisions_no_difference(desk: Desk, tmp_path: Path) -> None:
     assert all(row["decisions"] == [] for row in found["provenance"])
     assert found["manifest"]["decisions"]["until"] is None
     assert "No person has reviewed these rows" in found["card"]
+
+
+def test_a_difference_names_what_people_decided(desk: Desk, tmp_path: Path) -> None:
+    desk.fill([4, 4, 4, 4, 3, 2])
+    released(desk, tmp_path)
+    decide_everything(desk, is_filled=True)
+    made = released(desk, tmp_path, "toy-1.1.0", false_negatives={"policy": "relabel"})
+    found = diff_releases(desk.store, "toy-1.0.0", "toy-1.1.0")
+    assert reasons(found["went"]) == {
+        "dropped by people": {"w 0 1"},
+        "edited by people: their text stands in its place": {"w 4 1"},
+        "people disagree on it, and nobody settled it": {"w 4 2"},
+    }
+    assert reasons(found["came"]) == {"edited by people in the review s": {"x 4 better words"}}
+    placed = reasons(found["changed"]["place"])
+    assert placed["people's decision whether it is a false negative"] == {"w 1 1"}
+    assert placed["regraded or put in another order by people"] <= {"w 2 4", "w 3 1", "w 3 4"}
+    assert "1 candidates went: dropped by people" in made["card"]
+    released(desk, tmp_path, "toy-2.0.0", decisions={"required": "agreed"})
+    strict = reasons(diff_releases(desk.store, "toy-1.1.0", "toy-2.0.0")["went"])
+    assert strict["one person decided on it, and two have to agree"] == {"w 4 3"}
+    assert "w 0 3" in strict["nobody decided on it"]
+    back = reasons(diff_releases(desk.store, "toy-2.0.0", "toy-1.0.0")["came"])
+    assert back["left out before: dropped by people"] == {"w 0 1"}
+
+
+def test_a_model_s_edit_is_not_called_a_person_s(store: Store, tmp_path: Path) -> None:
+    desk = Desk(store)
+    desk.fill([2])
+    released(desk, tmp_path)
+    with store.write() as session:
+        run = start_run(session, "generate", "minimal edits", {"pack": "v1", "pack_digest": "e" * 64}, 1).id
+        parent, passage = put_passages(session, ["w 0 1", "by a model"])
+        new = NewCandidate(desk.examples[0], passage, "negative", "edited", run, grade="hard", parent_passage_id=parent)
+        put_candidates(session, [new])
+    released(desk, tmp_path, "toy-1.1.0")
+    found = diff_releases(store, "toy-1.0.0", "toy-1.1.0")
+    assert reasons(found["came"]) == {"run minimal edits is new": {"by a model"}}
+
+
+def reasons(part: dict[str, Any]) -> dict[str, set[str]]:
+    return {one["reason"]: {row["text"] for row in one["rows"]} for one in part["reasons"]}
