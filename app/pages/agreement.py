@@ -85,6 +85,11 @@ def _show_figures(report: SessionReport) -> None:
         strict=True,
     ):
         column.metric(label, value)
+    if report.num_skipped or report.num_flagged:
+        st.caption(
+            f"Examples that somebody skipped: {report.num_skipped:,}; flagged: {report.num_flagged:,}. Negatives on "
+            "which nobody decided are in none of these figures."
+        )
 
 
 def _show_audit(audit: Audited) -> None:

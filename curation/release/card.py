@@ -260,6 +260,7 @@ def _review(review: Mapping[str, Any]) -> list[str]:
         _table(["fate", "negatives"], [[fate.replace("_", " "), f"{num:,}"] for fate, num in review["fates"].items()]),
         f"Not left as they were: {review['num_changed'] / review['num']:.1%} (95 % interval {low:.1%} to {high:.1%}); "
         f"{review['num_settled']:,} were settled by an adjudicator.",
+        *_passed_over(review),
         f"Agreement on the {agreement['num_shared']:,} negatives that several people decided: "
         + (
             f"{agreement['share_same']:.1%} have one outcome; Krippendorff's alpha "
@@ -279,6 +280,16 @@ def _review(review: Mapping[str, Any]) -> list[str]:
         num = review["warnings"]["num_presses"]
         lines.append(f"{fast:,} of {num:,} decisions were faster than the text can be read.")
     return lines
+
+
+def _passed_over(review: Mapping[str, Any]) -> list[str]:
+    """Examples that were skipped or flagged; a manifest of an older Gradus does not tell them."""
+    said = ((review.get("num_skipped", 0), "skipped"), (review.get("num_flagged", 0), "flagged with a note"))
+    told = [f"{num:,} {'example was' if num == 1 else 'examples were'} {what}" for num, what in said if num]
+    if not told:
+        return []
+    return [f"By at least one person, {' and '.join(told)}; negatives on which nobody decided are in none of these "
+            "figures."]  # fmt: skip
 
 
 def _sample_audit(audit: Mapping[str, Any]) -> list[str]:

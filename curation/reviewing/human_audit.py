@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session, aliased
 
 from curation.judging.verdicts import wilson
 from curation.release.reading import among, read
@@ -23,7 +23,7 @@ from curation.reviewing.sampling import Audited, Stratum, audited
 from curation.reviewing.sessions import session_named
 from curation.reviewing.verdicts import Verdict
 from db.tables.examples import Candidate
-from db.tables.review import ItemCandidate, ReviewItem, ReviewSession, Rubric
+from db.tables.review import Decision, ItemCandidate, ReviewItem, ReviewSession, Rubric
 
 FATES = ("kept", "regraded", "drop", "false_negative", "edit", "disputed")
 _PAGE = 1_000
@@ -98,13 +98,16 @@ def audit_of(session: Session, review_session: ReviewSession, found: Iterable[Re
 class SessionReport:
     """A review session as it stands: how far people agree, what their sample says, how carefully they decide.
 
-    `fates` counts candidates by what people make of them, `num_changed` all that are not kept as they were.
+    `fates` counts candidates by what people make of them, `num_changed` all that are not kept as they were; `skipped`
+    and `flagged` are examples.
     """
 
     num: int
     fates: dict[str, int]
     num_changed: int
     num_settled: int
+    num_skipped: int
+    num_flagged: int
     agreement: SessionAgreement
     audit: Audited | None
     paces: list[Pace]
@@ -125,11 +128,33 @@ def session_report(session: Session, name: str, *, num_resamples: int = 1_000) -
         fates={fate: fates[fate] for fate in FATES},
         num_changed=len(found) - fates["kept"],
         num_settled=sum(one.verdict.state == "settled" for one in found),
+        **_passed_over(session, review_session, None),
         agreement=agreement_of(_told(found), num_resamples=num_resamples),
         audit=audit_of(session, review_session, found),
         paces=paces(presses(session, review_session.id)),
         accuracies=accuracies(checks(session, review_session.id)),
     )
+
+
+def _passed_over(session: Session, review_session: ReviewSession, until: datetime | None) -> dict[str, int]:
+    """How many examples somebody skipped, and how many somebody flagged, as it stood at the moment."""
+    undo = aliased(Decision)
+    undone = and_(undo.undoes_id == Decision.id, *([undo.decided_at <= until] if until else []))
+    rows = session.execute(
+        select(Decision.kind, func.count(Decision.item_id.distinct()))
+        .join(ReviewItem, ReviewItem.id == Decision.item_id)
+        .outerjoin(undo, undone)
+        .where(
+            ReviewItem.session_id == review_session.id,
+            ReviewItem.kind == "regular",
+            Decision.kind.in_(("skip", "flag")),
+            undo.id.is_(None),
+            *([Decision.decided_at <= until] if until else []),
+        )
+        .group_by(Decision.kind)
+    )
+    found = {kind: num for kind, num in rows}
+    return {"num_skipped": found.get("skip", 0), "num_flagged": found.get("flag", 0)}
 
 
 def _told(found: Iterable[Reviewed]) -> Iterator[tuple[int, int, Verdict]]:
@@ -182,6 +207,7 @@ def _facts(
         "num_examples": len({one.example for one in found}),
         "fates": {fate: fates[fate] for fate in FATES},
         "num_settled": sum(one.verdict.state == "settled" for one in found),
+        **_passed_over(session, review_session, until),
         "num_changed": changed,
         "changed_interval_95": wilson(changed, len(found)),
         "agreement": {

@@ -154,6 +154,19 @@ class Desk:
             ])  # fmt: skip
             return made
 
+    def pass_over(self, who: str, n: int, kind: str, *, session: str = "s") -> Decision:
+        """A skip or a flag of the whole example."""
+        person, key = self.person(who), self.items[session, n]
+        self.clock += timedelta(seconds=8)
+        with self.store.write() as opened:
+            of = opened.get_one(ReviewItem, key).session_id
+            rubric = opened.get_one(ReviewSession, of).rubric_id
+            new = NewDecision(
+                item_id=key, reviewer_id=person.id, kind=kind, rubric_id=rubric, decided_at=self.clock,
+                shown_at=self.clock, assignment_id=self._assignment(opened, key, of, person),
+            )  # fmt: skip
+            return record(opened, of, [new])[0]
+
     def _assignment(self, session: Session, item: int, session_id: int, person: Reviewer) -> int:
         known = session.scalars(
             select(Assignment).where(Assignment.item_id == item, Assignment.reviewer_id == person.id)

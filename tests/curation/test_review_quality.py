@@ -188,6 +188,22 @@ def test_the_facts_of_an_audit_name_nobody_and_leave_out_what_is_of_other_exampl
     assert "'ada'" not in repr(facts) and "'owner'" not in repr(facts)
 
 
+def test_skipped_and_flagged_examples_are_told_as_they_stood(desk: Desk) -> None:
+    decide(desk)
+    before = desk.clock
+    desk.pass_over("ada", 2, "skip")
+    desk.pass_over("bob", 2, "skip")
+    desk.pass_over("ada", 3, "flag")
+    undone = desk.pass_over("bob", 1, "skip")
+    then = desk.clock
+    desk.undo(undone)
+    with desk.store.read() as session:
+        told = [human_audit(session, until=at, num_resamples=5)[0] for at in (before, then, None)]
+        report = session_report(session, "s", num_resamples=5)
+    assert [(one["num_skipped"], one["num_flagged"]) for one in told] == [(0, 0), (2, 1), (1, 1)]
+    assert (report.num_skipped, report.num_flagged) == (1, 1)
+
+
 def test_a_session_without_a_sample_has_no_error_rate(desk: Desk) -> None:
     desk.fill([2])
     desk.session()

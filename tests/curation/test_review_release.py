@@ -247,5 +247,15 @@ def test_a_model_s_edit_is_not_called_a_person_s(store: Store, tmp_path: Path) -
     assert reasons(found["came"]) == {"run minimal edits is new": {"by a model"}}
 
 
+def test_the_card_tells_what_was_passed_over(desk: Desk, tmp_path: Path) -> None:
+    desk.fill([2, 2, 2])
+    desk.session()
+    desk.say("ada", "w 0 1", "keep")
+    desk.pass_over("ada", 1, "skip")
+    desk.pass_over("bob", 2, "flag")
+    card = released(desk, tmp_path)["card"]
+    assert "1 example was skipped and 1 example was flagged with a note" in card
+
+
 def reasons(part: dict[str, Any]) -> dict[str, set[str]]:
     return {one["reason"]: {row["text"] for row in one["rows"]} for one in part["reasons"]}
