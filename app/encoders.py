@@ -15,7 +15,7 @@ def embedding_cache(model: str) -> EmbeddingCache:
     """The model (`minilm` or a folder) with its embeddings in the data folder."""
     from app.settings import Settings
 
-    return EmbeddingCache(Settings().embeddings, BiEncoder(model, trusted_code=_trusted_code()))
+    return EmbeddingCache(Settings().embeddings, BiEncoder(model, trusted_code=trusted_code()))
 
 
 def build_teacher(spec: "ProposerSpec | JudgeSpec", passages: Sequence[str], progress: Progress) -> "Teacher":
@@ -40,7 +40,7 @@ def build_teacher(spec: "ProposerSpec | JudgeSpec", passages: Sequence[str], pro
                 query_prompt=spec.query_prompt,
                 document_prompt=spec.document_prompt,
                 max_length=spec.max_length,
-                trusted_code=_trusted_code(),
+                trusted_code=trusted_code(),
             )
             return MultiVectorTeacher(passages, encoder)
 
@@ -51,7 +51,7 @@ def _bi_encoder(spec: "BiEncoderSpec", passages: Sequence[str], progress: Progre
     from app.settings import Settings
     from curation.mining.teachers import BiEncoderTeacher
 
-    encoder = BiEncoder(spec.model, max_length=spec.max_length, trusted_code=_trusted_code())
+    encoder = BiEncoder(spec.model, max_length=spec.max_length, trusted_code=trusted_code())
     query = encoder.own_prompt("query") if spec.query_prompt is None else spec.query_prompt
     document = encoder.own_prompt("document") if spec.document_prompt is None else spec.document_prompt
     folder = Settings().embeddings
@@ -61,7 +61,7 @@ def _bi_encoder(spec: "BiEncoderSpec", passages: Sequence[str], progress: Progre
     return BiEncoderTeacher(passages, queries, documents, prompts=(query, document), device=device, progress=progress)
 
 
-def _trusted_code() -> Path | None:
+def trusted_code() -> Path | None:
     from importlib.util import find_spec
 
     # Found, not imported: the file itself loads torch.

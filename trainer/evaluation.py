@@ -1,9 +1,11 @@
 """Retrieval metrics as trec_eval defines them, on rankings from exact search.
 
-Legend: Q queries, D documents, E embedding dimension, k places.
+Models are compared unit by unit: `paired_bootstrap` draws the same units for both.
+
+Legend: Q queries, D documents, E embedding dimension, k places, U units (queries, pairs or examples), S samples drawn.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from trainer.errors import TrainerError
 
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
 _TILE = 4_096
+_DRAWN_AT_ONCE = 2_000_000
 Floats = NDArray[np.float32]
+Statistic = Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]
 
 
 def rank_documents(queries_QE: Floats, documents_DE: Floats, k: int) -> NDArray[np.int64]:
@@ -62,11 +66,37 @@ def _dcg(gains: Sequence[int]) -> float:
     return float(sum(gain / np.log2(place + 1) for place, gain in enumerate(gains, start=1)))
 
 
+def means(values_U: NDArray[np.float64], rows_SU: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean of each drawn sample of units, [S]; a unit without a value (NaN) is passed over."""
+    drawn = values_U[rows_SU]
+    has_value = ~np.isnan(drawn)
+    return np.where(has_value, drawn, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)
+
+
 def paired_bootstrap(
-    before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int = 0, num_samples: int = 10_000
+    before_U: NDArray[np.float64],
+    after_U: NDArray[np.float64],
+    *,
+    statistic: Statistic = means,
+    seed: int = 0,
+    num_samples: int = 10_000,
 ) -> dict[str, Any]:
-    """Mean difference after - before over queries, with a 95 % percentile interval; queries drawn with replacement."""
-    difference = after - before
-    drawn = np.random.default_rng(seed).integers(0, len(difference), (num_samples, len(difference)))
-    low, high = np.quantile(difference[drawn].mean(axis=1), [0.025, 0.975])
-    return {"difference": float(difference.mean()), "interval_95": [float(low), float(high)]}
+    """Difference of a statistic, after - before, with a 95 % percentile interval; units drawn with replacement.
+
+    Args:
+        before_U: A value of each unit (query, pair, example); NaN where it has none, the same units in both.
+        after_U: The same of the other model.
+        statistic: What is compared, of samples of units; the mean by default.
+    """
+    if len(before_U) != len(after_U):
+        raise TrainerError(f"a paired comparison needs the same units: {len(before_U)} and {len(after_U)}")
+    draws, num_units = np.random.default_rng(seed), len(before_U)
+    at_once = max(1, _DRAWN_AT_ONCE // num_units)
+    parts = []
+    for start in range(0, num_samples, at_once):
+        rows_SU = draws.integers(0, num_units, (min(at_once, num_samples - start), num_units))
+        parts.append(statistic(after_U, rows_SU) - statistic(before_U, rows_SU))
+    low, high = np.quantile(np.concatenate(parts), [0.025, 0.975])
+    all_1U = np.arange(num_units)[None, :]
+    difference = float((statistic(after_U, all_1U) - statistic(before_U, all_1U))[0])
+    return {"difference": difference, "interval_95": [float(low), float(high)]}

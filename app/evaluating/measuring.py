@@ -1,0 +1,141 @@
+"""Models on evaluation sets, side by side: what a set is, what a model is, and the report of both.
+
+A set gives every model a value for each of its units (queries, pairs or examples); means and differences are taken
+here, so that whatever is measured is compared in the same way: a paired bootstrap over the units.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import AppError
+from curation.embeddings import BiEncoder, EmbeddingCache, is_our_code
+from trainer.evaluation import Statistic, means, paired_bootstrap
+
+Progress = Callable[[int, int | None], None]
+Values = Mapping[str, NDArray[np.float64]]
+_NUM_SAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model with its caches; its own prompts, where it names any, stand before queries and documents."""
+
+    given: str
+    encoder: BiEncoder
+    folder: Path
+
+    @cached_property
+    def queries(self) -> EmbeddingCache:
+        return EmbeddingCache(self.folder, self.encoder.with_prompt(self.encoder.own_prompt("query")))
+
+    @cached_property
+    def documents(self) -> EmbeddingCache:
+        return EmbeddingCache(self.folder, self.encoder.with_prompt(self.encoder.own_prompt("document")))
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """What models are measured on.
+
+    Attributes:
+        kind: retrieval, similarity, negation or order.
+        unit: What is drawn in the bootstrap, in the plural.
+        metrics: Names, the main one first.
+        measure: Values of a model, an array of one number per unit for each metric; NaN where a unit has none.
+        statistics: Of metrics that are no mean over units.
+        facts: More for the report.
+        faults: Rows that were left out, each in a line.
+    """
+
+    kind: str
+    data: str
+    split: str
+    unit: str
+    num_units: int
+    metrics: tuple[str, ...]
+    measure: Callable[[EvaluatedModel, Progress], Values]
+    statistics: Mapping[str, Statistic] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    faults: Sequence[str] = ()
+
+    def statistic(self, metric: str) -> Statistic:
+        return self.statistics.get(metric, means)
+
+    def summary(self, values: Values) -> dict[str, float]:
+        """Each metric over all units."""
+        rows_1U = np.arange(self.num_units)[None, :]
+        return {name: float(self.statistic(name)(values[name], rows_1U)[0]) for name in self.metrics}
+
+    def difference(self, before: Values, after: Values, metrics: Sequence[str] | None = None) -> dict[str, Any]:
+        """after - before of each metric, with its interval."""
+        return {
+            name: paired_bootstrap(
+                before[name],
+                after[name],
+                statistic=self.statistic(name),
+                num_samples=_NUM_SAMPLES if name not in self.statistics else _NUM_SAMPLES // 5,
+            )
+            for name in metrics or self.metrics
+        }
+
+
+def opened_model(model: str, folder: Path | None = None) -> EvaluatedModel:
+    """A model (`minilm` or a folder) with its embeddings in the data folder, or in another.
+
+    Raises:
+        CurationError: No such model.
+        AppError: It carries code that is not this version's pooling, which is not run.
+    """
+    from app.encoders import trusted_code
+    from app.settings import Settings
+
+    encoder, code = BiEncoder(model, trusted_code=trusted_code()), Path(model) / "modeling_ata.py"
+    if code.is_file() and not is_our_code(code.parent, trusted_code()):
+        raise AppError(
+            f"model {model}: its modeling_ata.py is not the one of this version of Gradus, so it is not run; "
+            "if another version of Gradus saved it, copy trainer/modeling_ata.py over it, else leave it alone"
+        )
+    return EvaluatedModel(model, encoder, folder or Settings().embeddings)
+
+
+def evaluate(
+    models: Sequence[EvaluatedModel], sets: Sequence[EvaluationSet], *, progress: Progress = lambda done, total: None
+) -> list[dict[str, Any]]:
+    """A report of each set: every model's metrics, and the difference of the later ones to the first."""
+    reports = []
+    for one in sets:
+        values = [one.measure(model, progress) for model in models]
+        reports.append(report_of(one, models, values))
+    return reports
+
+
+def report_of(one: EvaluationSet, models: Sequence[EvaluatedModel], values: Sequence[Values]) -> dict[str, Any]:
+    """The report of a set from its models' values."""
+    results: list[dict[str, Any]] = []
+    for model, mine in zip(models, values, strict=True):
+        result: dict[str, Any] = {
+            "model": model.given,
+            "name": model.encoder.name,
+            "version": model.encoder.version,
+            "metrics": one.summary(mine),
+        }
+        if results:
+            result["difference"] = one.difference(values[0], mine)
+        results.append(result)
+    return {
+        "kind": one.kind,
+        "data": one.data,
+        "split": one.split,
+        "unit": one.unit,
+        f"num_{one.unit}": one.num_units,
+        "metrics": list(one.metrics),
+        **one.facts,
+        "models": results,
+        "faults": list(one.faults),
+    }
