@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from db.store import Store
-from generator.generation import Helpers
+from generator.generation import Seams
 from generator.plan import Planner
 from generator.prompt_pack import PromptPack
 from generator.recipe import DocumentPlan, EmbeddingGate, GenerateRecipe, PairPlan
@@ -45,7 +45,7 @@ class TopK:
 
 
 @contextmanager
-def generation_helpers(store: Store, recipe: GenerateRecipe) -> Iterator[Helpers]:
+def generation_seams(store: Store, recipe: GenerateRecipe) -> Iterator[Seams]:
     """Everything that this recipe's plans and gate need; collections are indexed once, and only where needed."""
     pack = PromptPack.load(recipe.pack)
     with store.read() as session:
@@ -73,7 +73,7 @@ def generation_helpers(store: Store, recipe: GenerateRecipe) -> Iterator[Helpers
         def neighbours(plan: PairPlan, query: str, query_key: int, k: int) -> list[int]:
             return index_of(plan.collection, plan.neighbours).near(query, query_key, k)
 
-        yield Helpers(neighbours if needs_neighbours else None, gate, round_trips)
+        yield Seams(neighbours if needs_neighbours else None, gate, round_trips)
 
 
 def _encoder(model: str) -> "EmbeddingCache":

@@ -72,7 +72,7 @@ class GenerateReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Helpers:
+class Seams:
     """What generation is handed from outside, by plan table where that matters: who finds neighbours of a query, who
     measures similarity, and who checks that a query retrieves its document."""
 
@@ -98,7 +98,7 @@ def generate(
     store: Store,
     recipe: GenerateRecipe,
     *,
-    helpers: Helpers | None = None,
+    seams: Seams | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     limit: int | None = None,
     today: date | None = None,
@@ -106,17 +106,17 @@ def generate(
     """Bring the run of this recipe as far as its engine's answers allow; with `limit`, by that many answers: a pilot.
 
     Raises:
-        GeneratorError: The plan cannot be made, the model was switched off, or the recipe needs helpers that were not
+        GeneratorError: The plan cannot be made, the model was switched off, or the recipe needs seams that were not
             given.
         TooManyRefused: More was refused or failed than the recipe allows; the run stops as soon as some fifty answers
             tell so. The report comes with it.
         EngineStopped: The engine cannot go on; the run resumes when called again.
     """
-    helpers = helpers or Helpers()
-    _refuse_missing_helpers(recipe, helpers)
+    seams = seams or Seams()
+    _refuse_missing_seams(recipe, seams)
     facts = facts_of(recipe.model)
     refuse_if_shut_down(facts, today)
-    planner = Planner(recipe, helpers.neighbours)
+    planner = Planner(recipe, seams.neighbours)
     key = key_of(recipe.engine)
     with store.write() as session:
         run = start_run(session, "generate", recipe.name, resolved_recipe(recipe), recipe.seed)
@@ -129,7 +129,7 @@ def generate(
     desk = Desk(
         store,
         run_id,
-        _Reader(Accepting(planner, run_id, collections, helpers.gate, helpers.round_trips)),
+        _Reader(Accepting(planner, run_id, collections, seams.gate, seams.round_trips)),
         worst=worst,
         budget=recipe.budget,
         follow_ups=lambda: _follow_up(store, run_id, recipe, planner),
@@ -150,15 +150,15 @@ def generate(
     return report
 
 
-def _refuse_missing_helpers(recipe: GenerateRecipe, helpers: Helpers) -> None:
+def _refuse_missing_seams(recipe: GenerateRecipe, seams: Seams) -> None:
     """A gate or a round trip that the recipe names and nobody measures would let everything through."""
-    if recipe.gate is not None and helpers.gate is None:
-        raise GeneratorError("the recipe has a [gate], and no helper that measures similarity was given: pass helpers=")
+    if recipe.gate is not None and seams.gate is None:
+        raise GeneratorError("the recipe has a [gate], and nothing that measures similarity was given: pass seams=")
     for number, plan in enumerate(recipe.plan):
-        if isinstance(plan, DocumentPlan) and plan.top_k and number not in helpers.round_trips:
+        if isinstance(plan, DocumentPlan) and plan.top_k and number not in seams.round_trips:
             raise GeneratorError(
-                f"plan.top_k = {plan.top_k}, and no helper that checks round trips was given for plan table {number}: "
-                "pass helpers=, or set top_k = 0"
+                f"plan.top_k = {plan.top_k}, and nothing that checks round trips was given for plan table {number}: "
+                "pass seams=, or set top_k = 0"
             )
 
 

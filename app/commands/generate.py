@@ -64,7 +64,7 @@ def _run(
 ) -> "tuple[GenerateReport | None, TooManyRefused | None, Estimate | None]":
     """Ask or estimate, or both, and show what came of it. Too many refusals are a report like any other, and are raised
     when it has been written."""
-    from app.generation import generation_helpers
+    from app.generation import generation_seams
     from app.live import live_view
     from generator.errors import TooManyRefused
     from generator.estimate import estimate
@@ -72,12 +72,12 @@ def _run(
     from generator.plan import Planner
 
     report, refused, told = None, None, None
-    with generation_helpers(store, recipe) as helpers:
-        planner = Planner(recipe, helpers.neighbours)
+    with generation_seams(store, recipe) as seams:
+        planner = Planner(recipe, seams.neighbours)
         if not is_dry:
             with live_view(f"Generating {recipe.name}", cells=planner.cell_names) as show:
                 try:
-                    report = run(store, recipe, helpers=helpers, on_progress=show, limit=pilot)
+                    report = run(store, recipe, seams=seams, on_progress=show, limit=pilot)
                 except TooManyRefused as error:
                     report, refused = error.report, error
             _show_report(report)

@@ -14,7 +14,7 @@ from db.tables.ledger import Completion, Rejection, Request, Run, RunRequest
 from db.tables.texts import CollectionQuery, Document, Passage, Qrel, Query
 from generator.errors import GeneratorError
 from generator.estimate import estimate
-from generator.generation import GenerateReport, Helpers, generate
+from generator.generation import GenerateReport, Seams, generate
 from generator.plan import Planner
 from generator.recipe import EmbeddingGate
 
@@ -207,8 +207,8 @@ def test_edit_scripts_are_applied_and_mended(store: Store, model_server: Any, to
         "source": "pairs", "collection": "toy", "split": "train", "task_instruction": "Match.", "num": num,
     }  # fmt: skip
     recipe = toolbox.recipe_for(model_server, plan, pack="v2", max_repairs=1)
-    helpers = Helpers(neighbours=lambda plan, query, key, k: [one for one in keys if one != positives[key]][:k])
-    report = generate(store, recipe, helpers=helpers)
+    seams = Seams(neighbours=lambda plan, query, key, k: [one for one in keys if one != positives[key]][:k])
+    report = generate(store, recipe, seams=seams)
     assert report.outcomes == {"partial": num, "accepted": num}, report.refused
     assert report.refused == {"find_not_unique": num}
     with store.read() as session:
@@ -252,7 +252,7 @@ def test_queries_are_kept_only_if_they_retrieve_their_own_document(
     model_server.script = script
     plan = {"source": "documents", "collection": "toy", "num": 4}
     recipe = toolbox.recipe_for(model_server, plan, pack="v2")
-    report = generate(store, recipe, helpers=Helpers(round_trips={0: RoundTrip()}))
+    report = generate(store, recipe, seams=Seams(round_trips={0: RoundTrip()}))
     assert report.num_accepted == 5
     # Twice in one answer, or for several documents: the first stands.
     assert report.refused == {"not_retrieved": 4, "quote_not_in_text": 4, "duplicate": 4 + 3, "leak_phrase": 4}
@@ -354,7 +354,7 @@ def test_the_gate_keeps_the_order_of_grades(
         return toolbox.Reply(answer(parts))
 
     model_server.script = script
-    report = generate(store, toolbox.recipe_for(model_server, num=1), helpers=Helpers(gate=FakeGate(**limits)))
+    report = generate(store, toolbox.recipe_for(model_server, num=1), seams=Seams(gate=FakeGate(**limits)))
     assert (report.refused, report.num_suspect) == (refused, suspect)
     assert report.num_accepted == 4 - sum(refused.values())
 

@@ -14,7 +14,7 @@ from db.tables.examples import Candidate
 from db.tables.ledger import Rejection, RunRequest
 from db.tables.texts import CollectionQuery, Document, Passage, Qrel
 from generator.errors import GeneratorError
-from generator.generation import Helpers, generate
+from generator.generation import Seams, generate
 from generator.recipe import EmbeddingGate
 
 LEVELS = ("high", "medium", "medium", "low")
@@ -72,7 +72,7 @@ def test_a_pair_with_too_few_neighbours_is_told_and_others_fill_its_place(
     plan = {"source": "pairs", "collection": "toy", "split": "train", "task_instruction": "t",
             "accepted_per_cell": 3, "max_per_cell": 8}  # fmt: skip
     recipe = toolbox.recipe_for(model_server, plan, pack="v2", max_rejected=1)
-    report = generate(store, recipe, helpers=Helpers(neighbours=near))
+    report = generate(store, recipe, seams=Seams(neighbours=near))
     assert report.num_planned == 4
     with store.read() as session:
         few = select(func.count()).where(Rejection.reason == "too_few_neighbours")
@@ -122,7 +122,7 @@ def test_the_gate_measures_a_repair_beside_what_stands(
     parts = [negative(*one) for one in zip(LEVELS, ("a 0.4", "b 0.3", "c 0.2", "d 0.35"), strict=True)]
     mended = answer([negative("low", repaired)])
     model_server.script = lambda body, turn: toolbox.Reply(answer(parts) if len(body["messages"]) == 1 else mended)
-    report = generate(store, toolbox.recipe_for(model_server, num=1, max_repairs=1), helpers=Helpers(gate=Gate()))
+    report = generate(store, toolbox.recipe_for(model_server, num=1, max_repairs=1), seams=Seams(gate=Gate()))
     assert report.refused == {"out_of_order": 1 if is_kept else 2}
     assert count(store, Candidate.rank == 4) == is_kept
 
@@ -133,7 +133,7 @@ def test_a_harder_repair_must_stay_above_what_stands(store: Store, model_server:
     parts[0]["similarity_level"] = "low"  # refused for its level, so that the others stand without it
     mended = answer([negative("high", "again 0.25")])
     model_server.script = lambda body, turn: toolbox.Reply(answer(parts) if len(body["messages"]) == 1 else mended)
-    report = generate(store, toolbox.recipe_for(model_server, num=1, max_repairs=1), helpers=Helpers(gate=Gate()))
+    report = generate(store, toolbox.recipe_for(model_server, num=1, max_repairs=1), seams=Seams(gate=Gate()))
     assert report.refused == {"wrong_level": 1, "out_of_order": 1} and count(store) == 3
 
 

@@ -16,7 +16,7 @@ from db.store import Store
 from db.tables.ledger import Completion, Rejection, Request, Run, RunRequest
 from generator.desk import Progress
 from generator.errors import GeneratorError, TooManyRefused
-from generator.generation import GenerateReport, Helpers, generate, resolved_recipe
+from generator.generation import GenerateReport, Seams, generate, resolved_recipe
 from generator.plan import Planner
 from generator.progress import run_progress
 from generator.recipe import BatchFileEngine, EmbeddingGate, GenerateRecipe
@@ -148,13 +148,13 @@ def test_a_custom_id_of_two_plan_files_is_refused_before_anything_is_asked(
     assert generate(store, recipe).num_planned == 4
 
 
-def test_without_its_helpers_a_gate_or_a_round_trip_is_refused(store: Store, toolbox: Any, model_server: Any) -> None:
+def test_without_its_seams_a_gate_or_a_round_trip_is_refused(store: Store, toolbox: Any, model_server: Any) -> None:
     toolbox.fill(store, 3)
     with pytest.raises(GeneratorError, match=r"\[gate\]"):
         generate(store, toolbox.recipe_for(model_server, num=3, gate={}))
     plan = {"source": "documents", "collection": "toy", "num": 3}
     with pytest.raises(GeneratorError, match="top_k = 10"):
-        generate(store, toolbox.recipe_for(model_server, plan, pack="v2"), helpers=Helpers())
+        generate(store, toolbox.recipe_for(model_server, plan, pack="v2"), seams=Seams())
     assert not model_server.bodies
 
 
@@ -214,5 +214,5 @@ def test_a_gate_that_is_given_is_used(store: Store, toolbox: Any, model_server: 
             return [[0.9 - 0.1 * place for place in range(len(texts))] for _, texts in groups]
 
     toolbox.fill(store, 2)
-    report = generate(store, toolbox.recipe_for(model_server, num=2, gate={}), helpers=Helpers(gate=Falling()))
+    report = generate(store, toolbox.recipe_for(model_server, num=2, gate={}), seams=Seams(gate=Falling()))
     assert report.outcomes == {"accepted": 2}
