@@ -153,7 +153,11 @@ def _in_window(filters: Filters, window: tuple[int, int], *, is_older: bool, is_
 
 
 def _contains(column: Any, text: str, is_sqlite: bool) -> Any:
-    """Whatever the case. SQLite's LIKE ignores it by itself, of ASCII letters; lower() would cost as much again."""
+    """Whatever the case, and without NUL: SQLite's pattern ends there, and PostgreSQL knows none.
+
+    SQLite's LIKE ignores the case by itself, of ASCII letters; lower() would cost as much again.
+    """
+    text = text.replace("\0", "")
     return column.contains(text, autoescape=True) if is_sqlite else column.icontains(text, autoescape=True)
 
 

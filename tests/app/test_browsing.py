@@ -105,6 +105,13 @@ def test_pages_are_the_brute_force_filter(store: Store, case: dict[str, Any]) ->
         assert walked(store, filters, "newer", limit, window) == expected[::-1]
 
 
+def test_a_text_with_nul_is_looked_for_without_it(store: Store) -> None:
+    fill(store)
+    with store.read() as session:
+        plain, with_nul, alone = (browse(session, Filters(text=text)).rows for text in ("otters", "\0ot\0ters", "\0"))
+        assert with_nul == plain and 0 < len(plain) < len(alone)
+
+
 def test_a_page_carries_what_the_list_shows(store: Store) -> None:
     filters = Filters(teacher_id=fill(store), role="negative", origin="synthetic")
     with store.read() as session:
