@@ -17,7 +17,7 @@ from curation.reviewing.queue import EDITING
 from db.digest import digest_text
 from db.examples import NewCandidate, put_candidates
 from db.insert import insert_missing
-from db.runs import start_run
+from db.runs import finish_run, start_run
 from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.ledger import Run
 from db.tables.review import ItemCandidate, Reviewer, ReviewItem, ReviewSession
@@ -86,6 +86,7 @@ def put_edit(session: Session, item_id: int, reviewer: Reviewer, rescored: Resco
         .where(ReviewItem.id == item_id)
     ).one()
     run = start_run(session, EDITING, review_session.name, {"review_session": review_session.uid}, review_session.seed)
+    finish_run(session, run, {})  # nothing goes on between two edits, so no page need wait for it
     (passage,) = put_passages(session, [rescored.text])
     new = NewCandidate(
         parent.example_id, passage, "negative", "edited", run.id, grade=parent.grade,

@@ -17,6 +17,7 @@ from curation.reviewing.sessions import close_session, create_session, invite, l
 from db.check import check_store
 from db.store import Store
 from db.tables.examples import Candidate, Score
+from db.tables.ledger import Run
 from db.tables.review import Assignment, CurrentDecision, Decision, ReviewSession, Rubric
 
 Fill = Callable[[int], Any]
@@ -221,8 +222,10 @@ def test_an_edit_is_a_scored_child_and_the_parent_stays(filled: Fill) -> None:
         row = session.get_one(Candidate, child)
         stored = session.get_one(Candidate, parent.id)
         value = session.scalar(select(Score.value).where(Score.passage_id == row.passage_id))
+        edited_in = session.get_one(Run, row.run_id)
     assert (row.origin, row.grade, row.rank, row.parent_passage_id) == ("edited", "hard", None, stored.passage_id)
     assert value == 0.95 and stored.rank == 1 and decided.is_new
+    assert (edited_in.kind, edited_in.state) == ("review", "finished") and edited_in.finished_at is not None
 
 
 def test_an_edit_that_comes_too_late_gives_its_text_back(filled: Fill) -> None:
