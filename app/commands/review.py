@@ -199,7 +199,7 @@ def _put(name: str, role: Role, acting: str | None, store: str | None) -> None:
 
     with opened_store(store, must_exist=True) as opened, opened.write() as session:
         put = put_reviewer(session, name, role, by=acting_reviewer(session, acting))
-        told = f"{put.name} is a {put.role}, published as {put.pseudonym}"
+        told = f"{put.name} is {'an' if put.role == 'admin' else 'a'} {put.role}, published as {put.pseudonym}"
     console.print(escape(told))
 
 
