@@ -9,6 +9,7 @@ from importlib import import_module
 import typer
 
 from app.commands import (
+    ablate,
     anchors,
     app_server,
     audit,
@@ -49,6 +50,7 @@ cli.add_typer(release.commands, name="release")
 cli.command()(publish.publish)
 cli.command()(train.train)
 cli.command()(evaluate.evaluate)
+cli.command()(ablate.ablate)
 cli.command()(anchors.anchors)
 cli.command()(status.status)
 cli.command()(app_server.app)

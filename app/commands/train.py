@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from app.errors import AppError
 from app.options import JsonFile
 from app.terminal import console, escape, progress_bar, show_table, write_json
 
@@ -23,15 +22,12 @@ def train(
     """
     from app.recipes import load_recipe
     from app.settings import Settings
+    from app.training import release_folder
     from trainer.recipe import TrainRecipe
 
     settings = Settings()
     resolved = load_recipe(recipe, TrainRecipe)
-    release = settings.releases / resolved.release
-    if not release.is_dir():
-        release = Path(resolved.release)
-    if not release.is_dir():
-        raise AppError(f"release = {resolved.release!r}: neither a release in {settings.releases} nor a folder")
+    release = release_folder(resolved)
     from trainer.training import plan_training
     from trainer.training import train as run
 

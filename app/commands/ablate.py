@@ -1,0 +1,101 @@
+"""`gradus ablate`: the papers' tables again, on the data at hand."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from app.errors import AppError
+from app.options import JsonFile
+from app.terminal import console, escape, progress_bar, show_table, write_json
+
+
+def ablate(
+    kind: Annotated[
+        Literal["curriculum", "pooling", "mixing", "ratio", "temperature", "negatives"],
+        typer.Argument(help="What differs from arm to arm."),
+    ],
+    recipe: Annotated[Path, typer.Argument(help="The training recipe (TOML) that every arm shares.")],
+    data: Annotated[list[str], typer.Option("--data", help="What arms are measured on, as for `gradus evaluate`.")],
+    split: Annotated[str, typer.Option("--split", help="Which judgments, pairs or examples.")] = "dev",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to N-1.")] = 3,
+    slots: Annotated[
+        int | None, typer.Option("--slots", min=1, help="Negatives of a row where an arm sets them; default: as usual.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder of the runs; default: ablations in the data folder.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="The figure: .png or .svg; default: in --output.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the arms and stop.")] = False,
+    json: JsonFile = None,
+) -> None:
+    """Train every arm with every seed, measure each, and compare: table, figure, paired bootstrap over queries.
+
+    Cut off, run it again: a run that was measured is not trained again, one that was in training goes on.
+    """
+    from app.ablation import ablation_of, run_ablation
+    from app.ablation_chart import write_ablation_chart
+    from app.ablation_releases import usual_slots
+    from app.evaluating.chart import check_chart_file
+    from app.evaluating.sets import opened_set
+    from app.recipes import load_recipe
+    from app.settings import Settings
+    from app.training import release_folder
+    from trainer.recipe import TrainRecipe
+
+    check_chart_file(plot)
+    settings, resolved = Settings(), load_recipe(recipe, TrainRecipe)
+    release = release_folder(resolved)
+    ablation = ablation_of(kind, resolved, slots or usual_slots(release, resolved.split))
+    if dry_run:
+        rows = [(arm.name, _told(arm)) for arm in ablation.arms]
+        show_table(f"Arms of {kind}, {seeds} seed(s) each", ["arm", "what is changed"], rows)
+        return
+    sets = [opened_set(one, split) for one in data]
+    folder = output or settings.data / "ablations"
+    with progress_bar(f"Ablation: {kind}") as progress:
+        report = run_ablation(
+            ablation, resolved, release, sets, folder, seeds=range(seeds), tell=_say, progress=progress
+        )
+    show_ablation(report)
+    picture = plot or folder / f"{kind}.png"
+    write_ablation_chart(picture, report)
+    console.print(f"Wrote {escape(str(picture))}")
+    if json is not None:
+        write_json(json, report)
+    for one in sets:
+        if one.faults:
+            raise AppError(f"{len(one.faults)} bad row(s) in {one.data} were left out; the first is {one.faults[0]}")
+
+
+def _say(line: str) -> None:
+    console.print(escape(line), style="dim")
+
+
+def _told(arm: Any) -> str:
+    if not arm.is_trained:
+        return "not trained"
+    parts = [f"{name} = {value}" for name, value in arm.changes.items()]
+    if arm.slotting is not None:
+        slotting = arm.slotting
+        ratio = f", R = {slotting.ratio:g}" if slotting.mix in ("hybrid", "direct") else ""
+        parts.append(f"{slotting.slots} negatives a row, {slotting.mix}{ratio}")
+    return ", ".join(parts)
+
+
+def show_ablation(report: dict[str, Any]) -> None:
+    """The table of each set: every seed's figure, their mean, and differences with intervals."""
+    for one in report["sets"]:
+        keys = [key for key in one["arms"][-1] if key.startswith("against ")]
+        rows = []
+        for row in one["arms"]:
+            by_seed = "  ".join(f"{value:.3f}" for value in row["by_seed"])
+            rows.append((row["arm"], row["mean"], by_seed, *(_change(row.get(key)) for key in keys)))
+        title = f"{Path(one['data']).name}, {one['split']}: {one['metric']}, {one['num_units']:,} {one['unit']}"
+        show_table(escape(title), ["arm", "mean", "by seed", *(f"{key}, 95 %" for key in keys)], rows)
+
+
+def _change(change: dict[str, Any] | None) -> str:
+    if change is None:
+        return ""
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(change["difference"], *change["interval_95"])
