@@ -37,7 +37,10 @@ _MAX_NOTE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one person said of a disputed negative, by pseudonym; `text` is of an edit, `note` as they wrote it."""
+    """What one person said of a disputed negative, by pseudonym; `text` is of an edit, `note` as they wrote it.
+
+    `grade` is None where the person said nothing of it, as one who keeps it in a blind session.
+    """
 
     reviewer: str
     outcome: str
@@ -139,7 +142,7 @@ def _said(session: Session, verdict: Verdict) -> tuple[Said, ...]:
     }
     return tuple(
         Said(
-            word.reviewer, word.outcome, word.grade, word.child, texts.get(word.child or 0),
+            word.reviewer, word.outcome, word.grade if word.has_grade else None, word.child, texts.get(word.child or 0),
             next((notes[event.uid] for event in word.events if notes.get(event.uid)), None),
         )
         for word in verdict.words

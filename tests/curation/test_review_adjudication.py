@@ -65,6 +65,21 @@ def test_what_a_page_shows_of_a_dispute(desk: Desk) -> None:
     assert disputed(desk) == ["w 0 1"]
 
 
+@pytest.mark.parametrize(("is_blind", "grade"), [(True, None), (False, "hard")])
+def test_who_saw_no_grade_is_not_told_to_have_said_one(desk: Desk, is_blind: bool, grade: str | None) -> None:
+    desk.fill([3])
+    desk.session(is_blind=is_blind)
+    for who, kind, given in (("ada", "keep", None), ("bob", "drop", None), ("cem", "regrade", "easy")):
+        desk.say(who, "w 0 1", kind, grade=given)
+    with desk.store.read() as session:
+        shown = dispute_of(session, desk.candidates["w 0 1"])
+    assert shown is not None
+    assert [(one.outcome, one.grade) for one in shown.said if one.outcome == "keep"] == [
+        ("keep", grade),
+        ("keep", "easy"),
+    ]
+
+
 def test_a_dispute_between_two_sessions_is_settled_in_the_newer(desk: Desk) -> None:
     desk.fill([2])
     desk.session("first", overlap=1)
