@@ -18,6 +18,7 @@ from app.commands import (
     generate,
     importing,
     judge,
+    margins,
     mine,
     prompts,
     publish,
@@ -52,6 +53,7 @@ cli.command()(train.train)
 cli.command()(evaluate.evaluate)
 cli.command()(ablate.ablate)
 cli.command()(anchors.anchors)
+cli.command()(margins.margins)
 cli.command()(status.status)
 cli.command()(app_server.app)
 cli.add_typer(store.commands, name="store")

@@ -1,6 +1,6 @@
 """How suspect a negative is, and why: so that people look first where something is likely to be wrong.
 
-Five signs are taken together as if each found faults on its own: value = 1 - prod(1 - sign), 0 to 1.
+Six signs are taken together as if each found faults on its own: value = 1 - prod(1 - sign), 0 to 1.
 
 | sign | strength |
 |---|---|
@@ -9,6 +9,7 @@ Five signs are taken together as if each found faults on its own: value = 1 - pr
 | against the order of grades | 0.5 (1 - exp(-m)), m = widest margin, in spreads of the teacher |
 | repeats the positive, or another negative | 0.9 or 0.4 of Jaccard, from 0.8 on; its recorded edit does not |
 | teachers disagree | 0.5 d / (1 + d), d = spread of the teachers' z-scores |
+| training kept it above the positive, or far below | `curation.reviewing.margins` |
 
 The strengths are a judgement, not a measurement: they set an order, and no row leaves because of them. A teacher's
 z-score is against the mean and spread of all that it scored, so that BM25 and cosines are comparable; its newest
@@ -31,6 +32,8 @@ from curation.audit.ordering import hardness
 from curation.audit.shingles import near_within, shingle
 from curation.judging.verdicts import last_words
 from curation.release.reading import among, read
+from curation.reviewing.margins import KIND as MARGIN
+from curation.reviewing.margins import margin_signs
 from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.texts import Passage
 
@@ -88,8 +91,9 @@ _Signs = list[tuple[float, str]]
 
 
 def teacher_norms(session: Session) -> dict[int, Norm]:
-    """Mean and spread of what each teacher's newest version scored: one pass over the scores."""
-    newest = select(func.max(Teacher.id)).group_by(Teacher.name)
+    """Mean and spread of what each teacher's newest version scored: one pass over the scores. Margins are no scores of
+    likeness, so their teachers are left out."""
+    newest = select(func.max(Teacher.id)).where(Teacher.kind != MARGIN).group_by(Teacher.name)
     names = {key: name for key, name in session.execute(select(Teacher.id, Teacher.name).where(Teacher.id.in_(newest)))}
     sums = select(Score.teacher_id, func.avg(Score.value), func.avg(Score.value * Score.value))
     rows = session.execute(sums.where(Score.teacher_id.in_(names)).group_by(Score.teacher_id))
@@ -132,6 +136,9 @@ def suspicion_of(
     signs: dict[int, _Signs] = defaultdict(list)
     _add_judged(session, members, wanted, signs)
     _add_repeats(members, signs)
+    asked = ((one.id, one.query, one.passage, one.rank) for one in members if one.id in wanted)
+    for key, said in margin_signs(session, asked).items():
+        signs[key] += said
     examples: dict[int, list[_Member]] = defaultdict(list)
     for one in members:
         examples[one.example].append(one)
