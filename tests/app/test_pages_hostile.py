@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from curation.reviewing.decisions import Kind, decide
+from curation.reviewing.items import item_view
+from curation.reviewing.leases import claim
+from curation.reviewing.people import put_reviewer
+from curation.reviewing.recipe import SessionRecipe
+from curation.reviewing.sessions import create_session
 from db.examples import NewCandidate, NewSourcing, put_candidates, put_examples, put_sourcings
 from db.insert import insert_missing
 from db.runs import Rejected, add_rejections, start_run
@@ -37,7 +43,8 @@ HOSTILE = (
     "<style>body{display:none}</style><iframe src=//evil.example></iframe>"
 )
 LONG = HOSTILE + "<&>" * 8_000 + "\u200b" * 4_000 + "x" * 40_000
-TOKEN, PASSWORD = "hf_planted0token0that0nobody0may0find", "planted0password"
+PERSON = HOSTILE[:150]
+TOKEN = "hf_planted0token0that0nobody0may0find"
 MOST_BYTES = 300_000
 
 
@@ -48,7 +55,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     fill(store)
     store.close()
     write_model(folder / "models")
-    with served(None, {"GRADUS_DATA": str(folder), "HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://127.0.0.1:9"}) as url:
+    with served(
+        None,
+        {"GRADUS_DATA": str(folder), "HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://127.0.0.1:9", "GRADUS_REVIEWER": PERSON},
+    ) as url:
         yield url
 
 
@@ -92,6 +102,26 @@ def fill(store: Store) -> None:
         add_rejections(session, run.id, [Rejected("ex-0", 2, HOSTILE[:90], LONG)])
         for number in (0, 1):
             session.add(_release(number))
+        _dispute(session)
+
+
+def _dispute(session: Any) -> None:
+    """Two people with hostile names who disagree on an example."""
+    first = put_reviewer(session, PERSON, "admin")
+    people = [first, put_reviewer(session, f"another {PERSON}", "reviewer", by=first)]
+    asked = {
+        "name": HOSTILE[:190],
+        "overlap": 2,
+        "queue": {"limit": 2},
+        "rubric": {"name": HOSTILE[:100], "text": LONG},
+    }
+    review = create_session(session, SessionRecipe.model_validate(asked), people[0])
+    kinds: tuple[Kind, ...] = ("drop", "false_negative")
+    for person, kind in zip(people, kinds, strict=True):
+        claimed = claim(session, review, person)
+        assert claimed is not None
+        candidate = item_view(session, claimed.item_id, person).undecided[0]
+        decide(session, claimed.assignment_id, person, kind, candidate, shown_at=utc_now())
 
 
 def _ask(session: Any, run_id: int, example: int) -> None:
@@ -172,11 +202,14 @@ def require_text_only(page: "Page") -> None:
     text = main.inner_text()
     for mark in ("\u202e", "\u2066", "\u200b", "\x1b"):
         assert mark not in text, hex(ord(mark))
-    assert TOKEN not in page.content() and PASSWORD not in page.content()
+    assert TOKEN not in page.content()
     assert faults(page) == []
 
 
-PATHS = ("", "audit", "runs", "store_browser", "store_browser?example=1&text=zero", "releases", "training")
+PATHS = (
+    "", "audit", "runs", "store_browser", "store_browser?example=1&text=zero", "releases", "training", "agreement",
+    "adjudication", "bulk",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PATHS)
