@@ -235,6 +235,8 @@ def _refuse_nonsense(
         raise CurationError(f"other_candidate_id = {other_candidate_id!r}: 'swap' and 'edit' need one, nothing else")
     if kind == "flag" and not (note and note.strip()):
         raise CurationError("a flag needs a note that says what is wrong")
+    if note is not None and "\x00" in note:
+        raise CurationError("the note holds a NUL character, which no database can store: take it out")
     if note is not None and len(note) > _MAX_NOTE:
         raise CurationError(f"the note has {len(note):,} characters, at most {_MAX_NOTE:,} are kept")
     if (candidate_id is None) != (kind in _OUTCOME):

@@ -121,6 +121,8 @@ def _refuse_text(session: Session, parent: Candidate, text: str) -> Candidate | 
     """The child that has this text already, if somebody made the same edit."""
     if not text:
         raise CurationError("the edited text is empty: write one, or drop the candidate")
+    if "\x00" in text:
+        raise CurationError("the edited text holds a NUL character, which no database can store: take it out")
     if len(text) > _MAX_CHARACTERS:
         raise CurationError(f"the edited text has {len(text):,} characters, at most {_MAX_CHARACTERS:,} can be")
     row = session.execute(

@@ -246,7 +246,7 @@ def test_an_edit_that_comes_too_late_gives_its_text_back(filled: Fill) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edited", "why"), [(" ", "empty"), ("negative 0 1", "as it was"), ("negative 0 2", "that of")]
+    ("edited", "why"), [(" ", "empty"), ("negative 0 1", "as it was"), ("negative 0 2", "that of"), ("a\x00b", "NUL")]
 )
 def test_an_edit_has_to_be_a_new_text(filled: Fill, edited: str, why: str) -> None:
     reviewing = filled(1)
@@ -270,6 +270,7 @@ def test_an_edit_has_to_be_a_new_text(filled: Fill, edited: str, why: str) -> No
         ("keep", {"candidate_id": None}, "one candidate"),
         ("keep", {"candidate_id": 1}, "not asked about"),
         ("flag", {"candidate_id": None, "note": " "}, "needs a note"),
+        ("flag", {"candidate_id": None, "note": "odd\x00"}, "NUL"),
     ],
 )
 def test_nonsense_is_refused(filled: Fill, kind: str, fields: dict[str, Any], why: str) -> None:
