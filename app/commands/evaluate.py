@@ -70,7 +70,7 @@ def evaluate(
 
 def show_evaluation(report: dict[str, Any]) -> None:
     """One set as a table: a model a row, or a metric a row where there are many; with differences to the first."""
-    metrics = list(report["models"][0]["metrics"])
+    metrics = report["metrics"]
     titles = [_TITLES.get(name, name) for name in metrics]
     if len(metrics) > _MOST_COLUMNS:
         names = [model["name"] for model in report["models"]]

@@ -30,7 +30,7 @@ def pairs_set(data: Path, split: str) -> EvaluationSet:
     rows, faults = _read(file, split)
     if all(isinstance(row.get("score"), int | float) for row in rows):
         return _similarity_set(rows, str(data), split, faults)
-    return _negation_set(rows, file, split, faults)
+    return _negation_set(rows, data, split, faults)
 
 
 def _read(file: Path, split: str) -> tuple[list[Mapping[str, Any]], list[str]]:
@@ -69,14 +69,14 @@ def _similarity_set(rows: list[Mapping[str, Any]], data: str, split: str, faults
     )
 
 
-def _negation_set(rows: list[Mapping[str, Any]], file: Path, split: str, faults: list[str]) -> EvaluationSet:
+def _negation_set(rows: list[Mapping[str, Any]], data: Path, split: str, faults: list[str]) -> EvaluationSet:
     edits: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         edits[row["text_a"]][str(row.get("label"))].append(row["text_b"])
     originals = {text: dict(of) for text, of in edits.items() if _SAME in of and len(of) > 1}
     if not originals:
         raise AppError(
-            f"{file}: its rows of split {split!r} have neither numbers in 'score' nor, for one text_a, the label "
+            f"{data}: its rows of split {split!r} have neither numbers in 'score' nor, for one text_a, the label "
             f"{_SAME!r} beside another one"
         )
     changed = sorted({label for of in originals.values() for label in of} - {_SAME})
@@ -96,7 +96,7 @@ def _negation_set(rows: list[Mapping[str, Any]], file: Path, split: str, faults:
         return {name: np.array(column) for name, column in values.items()}
 
     return EvaluationSet(
-        "negation", str(file), split, "originals", len(originals), metrics, measure, facts={"same": _SAME},
+        "negation", str(data), split, "originals", len(originals), metrics, measure, facts={"same": _SAME},
         faults=faults,
     )  # fmt: skip
 
