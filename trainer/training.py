@@ -4,6 +4,7 @@ One plain loop: every step is a function of the plan and of the state that a che
 ends with the same weights as one that was not.
 """
 
+import copy
 import hashlib
 import shutil
 import time
@@ -146,7 +147,8 @@ class _Training:
 
     def _tokenise(self, path: Path) -> None:
         if self.processes.is_main:
-            tokenizer = self.model.tokenizer
+            # A copy: tokenizing sets its truncation and padding, and the model is saved with its own.
+            tokenizer = copy.deepcopy(self.model.tokenizer)
             lengths = [self.recipe.max_length, self.recipe.max_query_length]
             key = repr(
                 [self.texts.digest(), tokenizer.name_or_path, len(tokenizer), self.recipe.passage_prompt, lengths]
