@@ -31,7 +31,7 @@ from app.reviewing.desk import (
 from app.reviewing.edit_scoring import bundled_encoder, scoring_of
 from app.reviewing.ladder_view import item_html, progress_html, rescored_html
 from app.viewing.showing import shown
-from curation.errors import CurationError
+from curation.errors import CurationError, LeaseLostError
 from curation.reviewing.edits import Rescored
 from db.store import Store
 from db.tables.base import utc_now
@@ -292,6 +292,11 @@ def _try(act: Callable[[], _Done], text: str = "") -> _Done | None:
         st.session_state.pop("told", None)
     try:
         return act()
+    except LeaseLostError as error:
+        # The form goes at once: the item may come back to this person, as one that they have to look at anew.
+        _, written = st.session_state.get("written") or ("", "")
+        st.session_state["writing"] = st.session_state["edit"] = st.session_state["written"] = None
+        st.session_state["told"] = (str(error).partition(". Your text: ")[0], text or written)
     except CurationError as error:
         st.session_state["told"] = (str(error).partition(". Your text: ")[0], text)
     except DatabaseError as error:
