@@ -22,6 +22,7 @@ from app.commands import (
     mine,
     prompts,
     publish,
+    push_model,
     release,
     review,
     status,
@@ -52,6 +53,7 @@ cli.command()(publish.publish)
 cli.command()(train.train)
 cli.command()(evaluate.evaluate)
 cli.command()(ablate.ablate)
+cli.command(name="push-model")(push_model.push_model)
 cli.command()(anchors.anchors)
 cli.command()(margins.margins)
 cli.command()(status.status)

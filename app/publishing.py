@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from curation.publishing.content import Progress
-    from curation.publishing.hub import HubRepository
+    from curation.publishing.hub import HubRepository, Kind
     from curation.publishing.publishing import Plan, Published
     from db.store import Store
 
 
-def hub_repository(repo: str, endpoint: str | None = None) -> "HubRepository":
+def hub_repository(repo: str, endpoint: str | None = None, *, kind: "Kind" = "dataset") -> "HubRepository":
     """ORG/NAME under the token of HF_TOKEN or of `hf auth login`, which stays inside.
 
     Raises:
@@ -22,7 +22,7 @@ def hub_repository(repo: str, endpoint: str | None = None) -> "HubRepository":
 
     disable_progress_bars()
     logging.set_verbosity_error()  # what the client warns of (Xet, retries) is told by us, or is the error
-    return HubRepository(repo, endpoint=endpoint, token=get_token())
+    return HubRepository(repo, endpoint=endpoint, token=get_token(), kind=kind)
 
 
 def plan_in_words(plan: "Plan", url: str) -> str:

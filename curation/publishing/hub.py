@@ -1,4 +1,4 @@
-"""One data set repository on a Hub, by `huggingface_hub`: reading, one commit, one tag, downloads.
+"""One repository on a Hub, a data set's or a model's, by `huggingface_hub`: reading, one commit, one tag, downloads.
 
 Every foreign error is translated here, into one line without the token: what a server answers may repeat it.
 """
@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx2
@@ -29,7 +29,8 @@ from curation.publishing.changes import RemoteFile
 from curation.publishing.content import MANIFEST, LocalFile
 from curation.publishing.errors import MovedHeadError, PublishingError, TagExistsError, UnreachableError
 
-_KIND = "dataset"
+Kind = Literal["dataset", "model"]
+_PATHS: dict[Kind, str] = {"dataset": "datasets/", "model": ""}
 _UPLOAD_TOGETHER = 8
 _NO_SPACE = {402, 413, 507}
 _MOST_OF_AN_ANSWER = 200
@@ -46,7 +47,7 @@ class RepositoryState:
 class HubRepository:
     """ORG/NAME at an endpoint. The token stays inside."""
 
-    def __init__(self, repo: str, *, endpoint: str | None, token: str | None) -> None:
+    def __init__(self, repo: str, *, endpoint: str | None, token: str | None, kind: Kind = "dataset") -> None:
         self.endpoint = _endpoint(endpoint or constants.ENDPOINT)
         try:
             validate_repo_id(repo)
@@ -54,12 +55,12 @@ class HubRepository:
             raise PublishingError(f"--repo {repo!r}: {error}") from error
         if "/" not in repo:
             raise PublishingError(f"--repo {repo!r}: write ORG/NAME, with your user name or an organisation")
-        self.repo, self._token = repo, token
+        self.repo, self._token, self._kind = repo, token, kind
         self._api = HfApi(endpoint=self.endpoint, token=token or False)
 
     @property
     def url(self) -> str:
-        return f"{self.endpoint}/datasets/{self.repo}"
+        return f"{self.endpoint}/{_PATHS[self._kind]}{self.repo}"
 
     def check_token(self) -> None:
         """Ask the Hub who we are.
@@ -76,7 +77,7 @@ class HubRepository:
         """Head and visibility; None where there is no such repository, or none that the token may see."""
         with self._asking("looking at the repository"):
             try:
-                info = self._api.dataset_info(self.repo)
+                info = self._api.repo_info(self.repo, repo_type=self._kind)
             except RepositoryNotFoundError:
                 return None
             return RepositoryState(info.sha, bool(info.private))
@@ -84,22 +85,24 @@ class HubRepository:
     def create(self, *, is_private: bool) -> None:
         """Make the repository, by default as visible as its owner's are; one that is there is left as it is."""
         with self._asking("creating the repository"):
-            self._api.create_repo(self.repo, repo_type=_KIND, private=is_private or None, exist_ok=True)
+            self._api.create_repo(self.repo, repo_type=self._kind, private=is_private or None, exist_ok=True)
 
     def tags(self) -> dict[str, str]:
         """Commit of every tag."""
         with self._asking("reading the tags"):
-            return {tag.name: tag.target_commit for tag in self._api.list_repo_refs(self.repo, repo_type=_KIND).tags}
+            return {
+                tag.name: tag.target_commit for tag in self._api.list_repo_refs(self.repo, repo_type=self._kind).tags
+            }
 
     def commit_of(self, revision: str) -> str | None:
         """The commit that a branch or a tag means."""
         with self._asking(f"looking at {revision}"):
-            return self._api.dataset_info(self.repo, revision=revision).sha
+            return self._api.repo_info(self.repo, revision=revision, repo_type=self._kind).sha
 
     def tree(self, revision: str) -> dict[str, RemoteFile]:
         """Every file at a revision."""
         with self._asking("listing the files"):
-            entries = self._api.list_repo_tree(self.repo, recursive=True, revision=revision, repo_type=_KIND)
+            entries = self._api.list_repo_tree(self.repo, recursive=True, revision=revision, repo_type=self._kind)
             return {
                 entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
                 for entry in entries
@@ -109,7 +112,7 @@ class HubRepository:
     def commits(self, revision: str) -> list[tuple[str, str]]:
         """Id and title of the commits up to a revision, newest first."""
         with self._asking("reading the history"):
-            history = self._api.list_repo_commits(self.repo, revision=revision, repo_type=_KIND)
+            history = self._api.list_repo_commits(self.repo, revision=revision, repo_type=self._kind)
             return [(commit.commit_id, commit.title) for commit in history]
 
     def manifest(self, revision: str, folder: Path) -> dict[str, Any] | None:
@@ -131,7 +134,7 @@ class HubRepository:
                 found = hf_hub_download(
                     self.repo,
                     path,
-                    repo_type=_KIND,
+                    repo_type=self._kind,
                     revision=revision,
                     local_dir=folder,
                     endpoint=self.endpoint,
@@ -146,7 +149,7 @@ class HubRepository:
     def has_xet(self) -> bool:
         """Whether the endpoint takes uploads by Xet; the client would try, and fail, where it does not."""
         with self._asking("asking for Xet storage"):
-            url = f"{self.endpoint}/api/datasets/{self.repo}/xet-write-token/main"
+            url = f"{self.endpoint}/api/{self._kind}s/{self.repo}/xet-write-token/main"
             response = get_session().get(url, headers=build_hf_headers(token=self._token))
             if response.status_code in (404, 405, 501):
                 return False
@@ -175,7 +178,7 @@ class HubRepository:
                 progress(start)
                 with self._asking("uploading"):
                     part = additions[start : start + _UPLOAD_TOGETHER]
-                    self._api.preupload_lfs_files(self.repo, part, repo_type=_KIND, free_memory=False)
+                    self._api.preupload_lfs_files(self.repo, part, repo_type=self._kind, free_memory=False)
             progress(len(additions))
             for file, addition in zip(files, additions, strict=True):
                 if addition.upload_info.sha256.hex() != file.sha256:
@@ -186,7 +189,7 @@ class HubRepository:
                     [*additions, *(CommitOperationDelete(path) for path in gone)],
                     commit_message=title,
                     commit_description=message,
-                    repo_type=_KIND,
+                    repo_type=self._kind,
                     parent_commit=parent,
                 )
             return str(done.oid)
@@ -198,7 +201,7 @@ class HubRepository:
             TagExistsError: There is such a tag.
         """
         with self._asking("tagging"):
-            self._api.create_tag(self.repo, tag=tag, revision=commit, repo_type=_KIND)
+            self._api.create_tag(self.repo, tag=tag, revision=commit, repo_type=self._kind)
 
     @contextmanager
     def _asking(self, doing: str) -> Iterator[None]:

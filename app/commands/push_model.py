@@ -1,0 +1,64 @@
+"""`gradus push-model`: a trained model on the Hub, with a card of its training and of what was measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.opening import opened_store
+from app.options import JsonFile, StoreUrl
+from app.terminal import console, escape, progress_bar, show_table, write_json
+
+
+def push_model(
+    model: Annotated[Path, typer.Argument(help="Folder of a model that `gradus train` made.")],
+    repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="The model repository; made if missing.")],
+    results: Annotated[
+        list[Path] | None, typer.Option("--results", help="Reports of `gradus evaluate --json`, for the card.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", metavar="URL", help="Another Hub; default: HF_ENDPOINT, else huggingface.co."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the card and the files, and write nothing.")
+    ] = False,
+    store: StoreUrl = None,
+    json: JsonFile = None,
+) -> None:
+    """Write the model's card, README.md, and push the folder as one commit; every file is compared afterwards.
+
+    The card names the release with its digest, where it was published (as the store knows), the digest of the recipe,
+    and the results given. Results of other weights are refused.
+    """
+    from app.model_card import model_card, results_of, trained_on, training_summary
+    from app.model_publishing import model_files
+    from app.model_publishing import push_model as push
+    from app.publishing import hub_repository
+    from app.settings import Settings
+
+    summary = training_summary(model)
+    measured = results_of(model, results or [])
+    has_store = store is not None or Settings().store is not None or (Settings().data / "store.db").is_file()
+    if has_store:
+        with opened_store(store, must_exist=True) as opened:
+            source = trained_on(summary, opened)
+    else:
+        source = trained_on(summary, None)
+    card = model_card(summary, source, measured)
+    hub = hub_repository(repo, endpoint, kind="model")
+    if dry_run:
+        console.print(escape(card))
+        files = model_files(model)
+        show_table(f"To {escape(hub.url)}", ["file", "bytes"], [(name, file.size) for name, file in files.items()])
+        console.print("dry run, nothing was written, and the Hub was not asked")
+        return
+    (model / "README.md").write_text(card, encoding="utf-8")
+    title = f"{summary['recipe']['name']}, trained on {source.release}"
+    with progress_bar(f"Pushing {model.name}") as progress:
+        pushed = push(model, hub, is_private=private, title=title, progress=lambda done: progress(done, None))
+    done = "pushed" if pushed.is_new else "unchanged"
+    console.print(escape(f"{done}: {pushed.url}, commit {pushed.commit}, {pushed.num_files} files compared"))
+    if json is not None:
+        write_json(json, pushed.to_dict())

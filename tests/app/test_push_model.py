@@ -1,0 +1,153 @@
+"""A model's card says what it was trained on and what was measured of these weights; a push is compared afterwards."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from sqlalchemy import select
+
+from app.errors import AppError
+from app.model_card import TrainedOn, model_card, results_of, trained_on, training_summary
+from app.model_publishing import model_files, push_model
+from curation.embeddings import model_folder
+from curation.publishing.changes import RemoteFile
+from db.publications import record_publication
+from db.store import Store
+from db.tables.releases import Release
+
+SUMMARY = {
+    "recipe": {"name": "small", "model": "minilm", "schedule": "easy_to_hard", "pooling": "log1p", "seed": 3},
+    "release": "toy-1.0.0",
+    "release_digest": "d" * 64,
+    "num_examples": 12,
+    "num_steps": 4,
+    "machine": "a machine",
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "small"
+    shutil.copytree(model_folder("minilm"), folder)
+    (folder / "training.json").write_text(json.dumps(SUMMARY))
+    return folder
+
+
+def _report(path: Path, version: str) -> Path:
+    change = {"ndcg@10": {"difference": 0.02, "interval_95": [-0.01, 0.05]}}
+    models = [
+        {"model": "minilm", "name": "minilm", "version": "other", "metrics": {"ndcg@10": 0.6, "mrr@10": 0.5}},
+        {"model": "m", "name": "small", "version": version, "metrics": {"mrr@10": 0.5, "ndcg@10": 0.62},
+         "difference": change},
+    ]  # fmt: skip
+    one = {"kind": "retrieval", "data": "/x/sci|fact", "split": "dev", "pool": 50, "metrics": ["ndcg@10", "mrr@10"]}
+    path.write_text(json.dumps({**one, "models": models}))
+    return path
+
+
+def test_card_names_release_publication_recipe_and_results(tmp_path: Path, model: Path) -> None:
+    from app.encoders import trusted_code
+    from curation.embeddings import BiEncoder
+
+    version = BiEncoder(str(model), trusted_code=trusted_code()).version
+    results = results_of(model, [_report(tmp_path / "r.json", version)])
+    text = model_card(training_summary(model), TrainedOn("toy-1.0.0", "d" * 64, "me/toy", "1.0.0", "c" * 40), results)
+    card = ModelCard(text)
+    assert card.data.datasets == ["me/toy"] and card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values == {"ndcg@10": 0.62, "mrr@10": 0.5}
+    assert "d" * 64 in text and "at revision `1.0.0`" in text and "c" * 40 in text
+    assert "sci\\|fact, dev, within BM25's top 50" in text and "+0.020 (-0.010 to +0.050)" in text
+    assert text.index("| ndcg@10 |") < text.index("| mrr@10 |")
+    unpublished = model_card(SUMMARY, TrainedOn("toy-1.0.0", "d" * 64), [])
+    assert "not published from the store" in unpublished and ModelCard(unpublished).data.datasets is None
+
+
+def test_results_of_other_weights_are_refused(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(AppError, match="no figures of these weights"):
+        results_of(model, [_report(tmp_path / "r.json", "somebody else's")])
+    (tmp_path / "r.json").write_text("[]")
+    with pytest.raises(AppError, match="is no report"):
+        results_of(model, [tmp_path / "r.json"])
+
+
+def test_publication_is_known_only_under_the_same_digest(store: Store) -> None:
+    with store.write() as session:
+        session.add(Release(name="toy-1.0.0", digest="d" * 64, recipe={}, manifest={}, path="x"))
+        session.flush()
+        key = session.scalars(select(Release.id)).one()
+    assert trained_on(SUMMARY, store).repo is None
+    record_publication(store, key, endpoint="e", repo="me/toy", tag="1.0.0", commit="c" * 40)
+    assert trained_on(SUMMARY, store) == TrainedOn("toy-1.0.0", "d" * 64, "me/toy", "1.0.0", "c" * 40)
+    assert trained_on({**SUMMARY, "release_digest": "e" * 64}, store).repo is None
+
+
+class _Hub:
+    """A repository in memory, at the seam where `HubRepository` stands; `spoils` changes what arrives."""
+
+    repo, url = "me/small", "https://hub/me/small"
+
+    def __init__(self, *, is_private: bool | None = None, spoils: bool = False) -> None:
+        self.files: dict[str, RemoteFile] = {}
+        self.commits: list[list[str]] = []
+        self.is_private, self._spoils = is_private, spoils
+
+    def check_token(self) -> None: ...
+
+    def state(self) -> Any:
+        head = f"{len(self.commits):040d}"
+        return None if self.is_private is None else SimpleNamespace(head=head, is_private=self.is_private)
+
+    def create(self, *, is_private: bool) -> None:
+        self.is_private = is_private
+
+    def has_xet(self) -> bool:
+        return False
+
+    def tree(self, revision: str) -> dict[str, RemoteFile]:
+        return dict(self.files)
+
+    def commit(self, files: list[Any], gone: list[str], **more: Any) -> str:
+        self.commits.append([file.path for file in files])
+        for file in files:
+            sha256 = "0" * 64 if self._spoils else file.sha256
+            self.files[file.path] = RemoteFile(file.size, file.git_sha1(), sha256)
+        return f"{len(self.commits):040d}"
+
+
+def _push(model: Path, hub: Any, *, is_private: bool = False) -> Any:
+    return push_model(model, hub, is_private=is_private, title="t", progress=lambda done: None)
+
+
+def test_push_sends_what_differs_once_and_compares(model: Path) -> None:
+    hub = _Hub()
+    (model / ".cache").mkdir()
+    (model / ".cache" / "hidden").write_text("x")
+    first = _push(model, hub)
+    assert first.is_new and first.num_files == len(model_files(model)) == len(hub.commits[0])
+    assert ".cache/hidden" not in hub.files and "model.safetensors" in hub.files
+    assert not _push(model, hub).is_new
+    (model / "README.md").write_text("another card")
+    assert _push(model, hub).is_new and hub.commits[1:] == [["README.md"]]
+
+
+def test_push_refuses_a_public_repository_and_tells_of_other_bytes(model: Path) -> None:
+    with pytest.raises(AppError, match="is public and --private was asked for"):
+        _push(model, _Hub(is_private=False), is_private=True)
+    with pytest.raises(AppError, match="is not what was sent"):
+        _push(model, _Hub(spoils=True))
+
+
+def test_a_hub_without_models_is_told_in_one_line(model: Path, hub: Any, tmp_path: Path) -> None:
+    """The loopback Hub holds data sets only, so what a real one answers to a model's commit is not tried here."""
+    command = [str(Path(sys.executable).parent / "gradus"), "push-model", str(model), "--repo", hub.repo]
+    done = subprocess.run(command, env=hub.environment(tmp_path / "home"), capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("gradus: ") and hub.repo in done.stderr
+    assert "trained on graded hard negatives" in (model / "README.md").read_text()
