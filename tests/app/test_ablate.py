@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from app.ablation import BASE, Ablation, Arm, ablation_of, arm_recipe, report_of_runs, run_ablation
 from app.ablation_chart import write_ablation_chart
-from app.ablation_releases import Slotting, slotted_release, usual_slots
+from app.ablation_releases import Slotting, _slotted, slotted_release, usual_slots
 from app.cli import cli
 from app.errors import AppError
 from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values
@@ -55,6 +56,25 @@ def test_slots_are_what_the_mix_says(release: Path, tmp_path: Path) -> None:
     assert set(slots("hybrid")) == set(slots("direct")) == {(2, 0)}
     with pytest.raises(AppError, match="has a negative for the mix 'synthetic'"):
         slotted_release(release, Slotting("synthetic", 2, origins=("edited",)), tmp_path, 0)
+
+
+def test_slots_of_uneven_supplies_by_hand() -> None:
+    supplies = ["sse", "mm", "smmm", "", "emm"]  # synthetic, edited, mined
+    origins = {"s": "synthetic", "e": "edited", "m": "mined"}
+    rows = [
+        {"example_id": f"{n}", "negatives": [{"origin": origins[kind]} for kind in kinds]}
+        for n, kinds in enumerate(supplies)
+    ]
+
+    def slots(*arguments: Any) -> list[tuple[int, int]]:
+        made = _slotted(rows, Slotting(*arguments), 0)
+        return [(row["num_synthetic_slots"], row["num_mined_slots"]) for row in made]
+
+    assert slots("synthetic", 2) == [(2, 0), (0, 0), (1, 0), (0, 0), (1, 0)]
+    assert slots("mined", 2) == [(0, 0), (0, 2), (0, 2), (0, 0), (0, 2)]
+    assert slots("hybrid", 2, 1.0) == [(2, 0), (0, 2), (1, 1), (0, 0), (1, 1)]
+    assert slots("hybrid", 2, 1.0, ("edited",)) == [(1, 0), (0, 2), (0, 2), (0, 0), (1, 1)]
+    assert all(pair in {(2, 0), (1, 1), (0, 2), (1, 0), (0, 0)} for pair in slots("direct", 2))
 
 
 def test_random_negatives_are_other_queries_positives(release: Path, tmp_path: Path) -> None:
