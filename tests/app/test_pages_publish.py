@@ -40,14 +40,14 @@ def test_a_release_is_published_after_a_dry_run_and_the_token_is_never_shown(
         page.get_by_label("Repository").fill(hub.repo)
         page.get_by_role("button", name="Dry run").click()
         page.get_by_text("Dry run, nothing was written").wait_for(timeout=90_000)
-        assert _published(home) == []
+        assert _published(home, hub.repo) == []
         page.get_by_role("button", name="Publish", exact=True).click()
         page.get_by_text("files read back and compared").wait_for(timeout=120_000)
         assert page.get_by_role("button", name="Publish", exact=True).count() == 0
         assert TOKEN not in page.content() and not any(TOKEN in frame for frame in sent)
         browser.close()
-    (one,) = _published(home)
-    assert (one["repo"], one["tag"], one["endpoint"]) == (hub.repo, "v1.0.0", hub.url)
+    (one,) = _published(home, hub.repo)
+    assert (one["tag"], one["endpoint"]) == ("v1.0.0", hub.url)
 
 
 def test_only_an_admin_publishes_from_a_page_and_the_hub_is_not_even_asked(store: Store) -> None:
@@ -64,9 +64,10 @@ def test_only_an_admin_publishes_from_a_page_and_the_hub_is_not_even_asked(store
         plan_as(store, "toy-1.0.0", hub, by="ann", is_private=False)
 
 
-def _published(home: Path) -> list[dict[str, str]]:
+def _published(home: Path, repo: str) -> list[dict[str, str]]:
+    """Publications to this repository: other tests have published the same releases to theirs."""
     store = Store.open(f"sqlite:///{home / 'gradus' / 'store.db'}")
     try:
-        return publications(store, 1)
+        return [one for one in publications(store, 1) if one["repo"] == repo]
     finally:
         store.close()
