@@ -15,10 +15,10 @@ from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, func, literal, se
 from sqlalchemy.orm import Session
 
 from curation.errors import CurationError
-from curation.release.reading import among, read
 from curation.release.recipe import Decisions
 from curation.reviewing.queue import EDITING
 from curation.reviewing.verdicts import Event, Verdict, Verdicts, last_decision
+from db.reading import among, read
 from db.tables.examples import Candidate, Example
 from db.tables.ledger import Run
 

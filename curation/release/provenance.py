@@ -15,8 +15,8 @@ from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
 from curation.release.page import POSITIVE, Page, lists, table, taken
-from curation.release.reading import among, read
 from curation.reviewing.verdicts import Event
+from db.reading import among, read
 from db.tables.examples import Sourcing, Teacher
 from db.tables.ledger import Request, Run, RunRequest
 from db.tables.texts import Passage

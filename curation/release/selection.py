@@ -34,9 +34,9 @@ from curation.release.page import (
     ScoreColumns,
     taken_rows,
 )
-from curation.release.reading import among, read
 from curation.release.recipe import ReleaseRecipe
 from curation.release.splits import assign_splits
+from db.reading import among, read
 from db.tables.examples import Candidate, Example, Score, Task, Teacher
 from db.tables.ledger import Run
 from db.tables.releases import ReleaseItem

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from curation.release.files import CORPUS, QUERIES
 from curation.release.page import table
-from curation.release.reading import among, read
+from db.reading import among, read
 from db.tables.texts import Document, Passage, Query
 
 _PAGE = 2_000

@@ -16,12 +16,12 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from curation.judging.verdicts import wilson
-from curation.release.reading import among, read
 from curation.reviewing.agreement import SessionAgreement, agreement_of, verdicts_of
 from curation.reviewing.quality import Accuracy, Check, Pace, Press, accuracies, checks, paces, presses
 from curation.reviewing.sampling import Audited, Stratum, audited
 from curation.reviewing.sessions import session_named
 from curation.reviewing.verdicts import Verdict
+from db.reading import among, read
 from db.tables.examples import Candidate
 from db.tables.review import Decision, ItemCandidate, ReviewItem, ReviewSession, Rubric
 

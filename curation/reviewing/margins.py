@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from curation.audit.ordering import hardness
-from curation.release.reading import among, read
+from db.reading import among, read
 from db.tables.examples import Score, Teacher
 
 KIND = "margin"

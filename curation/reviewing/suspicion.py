@@ -31,9 +31,9 @@ from curation.audit.duplicates import SHINGLE_WORDS, THRESHOLD
 from curation.audit.ordering import hardness
 from curation.audit.shingles import near_within, shingle
 from curation.judging.verdicts import last_words
-from curation.release.reading import among, read
 from curation.reviewing.margins import KIND as MARGIN
 from curation.reviewing.margins import margin_signs
+from db.reading import among, read
 from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.texts import Passage
 

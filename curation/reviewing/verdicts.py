@@ -15,7 +15,7 @@ from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from curation.errors import CurationError
-from curation.release.reading import among, read_rows
+from db.reading import among, read_rows
 from db.tables.examples import Candidate
 from db.tables.review import VERDICTS, Decision, Reviewer, ReviewItem, ReviewSession, Rubric
 
