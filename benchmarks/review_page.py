@@ -15,7 +15,6 @@ import argparse
 import itertools
 import os
 import platform
-import shutil
 import socket
 import statistics
 import subprocess
@@ -31,10 +30,6 @@ from urllib.request import urlopen
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 WITNESS = """
 window.painted = []; window.ready = []; window.pressed = [];
 new MutationObserver(() => {
@@ -204,6 +199,8 @@ def main() -> None:
     import streamlit
     from playwright.sync_api import sync_playwright
 
+    from scripts.screenshots import launched
+
     with ExitStack() as stack:
         folder = chosen.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
@@ -214,8 +211,7 @@ def main() -> None:
                 print(f"filling {size:,}", file=sys.stderr, flush=True)
                 fill(url, folder, size)
             arms.append(Arm(size, *stack.enter_context(served(url)), new_session(url)))
-        chromium = stack.enter_context(sync_playwright()).chromium
-        browser = chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        browser = launched(stack.enter_context(sync_playwright()))
         for number in range(chosen.rounds + 1):
             for arm in arms[:: 1 if number % 2 else -1]:
                 print(f"round {number}: {arm.size:,}", file=sys.stderr, flush=True)

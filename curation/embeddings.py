@@ -91,10 +91,21 @@ def folder_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def is_our_code(folder: Path, trusted_code: Path | None) -> bool:
-    """Code in a model's folder runs only when it is, byte for byte, the module that Gradus saves."""
+def has_our_code(folder: Path, trusted_code: Path | None) -> bool:
+    """Whether a model's folder carries the module that Gradus saves; no other code of a folder is ever run.
+
+    Raises:
+        CurationError: It carries another `modeling_ata.py`.
+    """
     code = folder / "modeling_ata.py"
-    return trusted_code is not None and code.is_file() and code.read_bytes() == trusted_code.read_bytes()
+    if not code.is_file():
+        return False
+    if trusted_code is None or code.read_bytes() != trusted_code.read_bytes():
+        raise CurationError(
+            f"model {folder}: its modeling_ata.py is not the one of this version of Gradus, so it is not run; "
+            "if another version of Gradus saved it, copy trainer/modeling_ata.py over it, else leave it alone"
+        )
+    return True
 
 
 def any_model_folder(model: str) -> Path:
@@ -158,7 +169,7 @@ class BiEncoder:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        model = SentenceTransformer(str(self._folder), trust_remote_code=is_our_code(self._folder, self._trusted_code))
+        model = SentenceTransformer(str(self._folder), trust_remote_code=has_our_code(self._folder, self._trusted_code))
         if self._asked_length is not None:
             model.max_seq_length = self._asked_length
         return model

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import AppError
-from curation.embeddings import BiEncoder, EmbeddingCache, is_our_code
+from curation.embeddings import BiEncoder, EmbeddingCache, has_our_code, model_folder
 from trainer.evaluation import Statistic, means, paired_bootstrap
 
 Progress = Callable[[int, int | None], None]
@@ -89,18 +88,13 @@ def opened_model(model: str, folder: Path | None = None) -> EvaluatedModel:
     """A model (`minilm` or a folder) with its embeddings in the data folder, or in another.
 
     Raises:
-        CurationError: No such model.
-        AppError: It carries code that is not this version's pooling, which is not run.
+        CurationError: No such model, or it carries code that is not this version's pooling, which is not run.
     """
     from app.encoders import trusted_code
     from app.settings import Settings
 
-    encoder, code = BiEncoder(model, trusted_code=trusted_code()), Path(model) / "modeling_ata.py"
-    if code.is_file() and not is_our_code(code.parent, trusted_code()):
-        raise AppError(
-            f"model {model}: its modeling_ata.py is not the one of this version of Gradus, so it is not run; "
-            "if another version of Gradus saved it, copy trainer/modeling_ata.py over it, else leave it alone"
-        )
+    encoder = BiEncoder(model, trusted_code=trusted_code())
+    has_our_code(model_folder(model), trusted_code())  # said before anything is measured, not when its turn comes
     return EvaluatedModel(model, encoder, folder or Settings().embeddings)
 
 

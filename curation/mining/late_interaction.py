@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.embeddings import any_model_folder, folder_digest, is_our_code
+from curation.embeddings import any_model_folder, folder_digest, has_our_code
 from curation.mining.search import Floats, Indices, best_places
 from db.digest import canonical_json, digest_of
 
@@ -68,7 +68,7 @@ class TokenEncoder:
 
         disable_progress_bar()
         kind: Any = MultiVectorEncoder if self.is_late_interaction else SentenceTransformer
-        model = kind(str(self._folder), trust_remote_code=is_our_code(self._folder, self._trusted_code))
+        model = kind(str(self._folder), trust_remote_code=has_our_code(self._folder, self._trusted_code))
         if self.max_length is not None:
             model.max_seq_length = self.max_length
         return model

@@ -21,6 +21,7 @@ from db.store import Store
 from db.tables.examples import Score
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
+from scripts.screenshots import launched
 
 ROOT = Path(__file__).parents[2]
 LEAKY = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -243,11 +244,8 @@ def test_port_that_is_taken_is_told_with_the_remedy(filled_url: str) -> None:
 def test_browser_shows_the_page_and_hostile_text_stays_text(address: str, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*flags, "--disable-component-update", "--disable-sync"]
-        )
+        browser = launched(playwright)
         page = browser.new_page(viewport={"width": 1400, "height": 2000})
         page.goto(address)
         page.get_by_text("query 0").first.wait_for(timeout=90_000)

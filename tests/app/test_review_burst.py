@@ -5,18 +5,11 @@ shows them. A script in the page writes down each negative that is painted and w
 press; both are compared with the events in the store.
 """
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
@@ -33,6 +26,7 @@ from db.tables.examples import Score
 from db.tables.review import Assignment, Decision, Reviewer, ReviewSession
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
+from scripts.screenshots import launched, served
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -41,10 +35,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
 ]
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 WITNESS = """
 window.painted = []; window.pressed = [];
 const shown = () => document.querySelector('[data-shown]')?.dataset.shown ?? null;
@@ -59,37 +49,6 @@ addEventListener('keydown', press => {
 }, true);
 """
 Shown = tuple[int, int]  # (assignment, candidate)
-
-
-@contextmanager
-def served(url: str, reviewer: str) -> Iterator[str]:
-    """`gradus app` on a free port, for this person."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "gradus"), "app", "--port", str(port), "--store", url]
-    environment = {**os.environ, "GRADUS_REVIEWER": reviewer}
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        _wait_for(lambda: urlopen(f"{address}/_stcore/health").status == 200)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-def _wait_for(is_so: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if is_so():
-                return
-        except OSError:
-            pass
-        if time.monotonic() > end:
-            raise TimeoutError
-        time.sleep(0.2)
 
 
 @dataclass
@@ -175,7 +134,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = launched(playwright)
         yield chromium
         chromium.close()
 
@@ -185,7 +144,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, str
     url = f"sqlite:///{tmp_path_factory.mktemp('burst')}/store.db"
     store = Store.open(url)
     fill(store)
-    with served(url, "ada") as address:
+    with served(url, {"GRADUS_REVIEWER": "ada"}) as address:
         yield store, url, address
     store.close()
 
@@ -217,7 +176,7 @@ def test_a_held_key_decides_once(stage: tuple[Store, str, str], browser: Any) ->
 def test_two_people_share_a_queue_and_none_decides_for_the_other(stage: tuple[Store, str, str], browser: Any) -> None:
     store, url, of_ada = stage
     session_id = new_session(store)
-    with served(url, "grace") as of_grace:
+    with served(url, {"GRADUS_REVIEWER": "grace"}) as of_grace:
         desks = {name: Desk.opened(browser, at, session_id) for name, at in (("ada", of_ada), ("grace", of_grace))}
         for _ in range(20):
             for desk in desks.values():
@@ -253,7 +212,7 @@ def test_a_slow_database_loses_nothing(tmp_path: Path, browser: Any, gap_ms: int
     fill(store)
     slow_down(store)
     session_id = new_session(store)
-    with served(url, "ada") as address:
+    with served(url, {"GRADUS_REVIEWER": "ada"}) as address:
         desk = Desk.opened(browser, address, session_id)
         desk.burst("k" * 20, gap_ms)
         desk.settle()
@@ -366,7 +325,7 @@ def test_a_lost_lease_keeps_what_was_written(stage: tuple[Store, str, str], brow
     desk.page.keyboard.press("g")
     write(desk.page, "what I found out")
     desk.page.wait_for_timeout(1_500)
-    with served(url, "grace") as of_grace:
+    with served(url, {"GRADUS_REVIEWER": "grace"}) as of_grace:
         taken = Desk.opened(browser, of_grace, session_id)
         desk.page.keyboard.press("Control+Enter")
         desk.page.get_by_text("handed to somebody else").wait_for(timeout=30_000)
@@ -449,7 +408,7 @@ def test_hostile_text_is_text_on_both_pages(tmp_path: Path, browser: Any) -> Non
     store = Store.open(url)
     fill(store, num=2, hostile=HOSTILE)
     session_id = new_session(store, name="<b>s</b> **bold** " + "y" * 100, rubric={"text": f"# Rules {HOSTILE}"})
-    with served(url, "ada") as address:
+    with served(url, {"GRADUS_REVIEWER": "ada"}) as address:
         desk = Desk.opened(browser, address, session_id)
         desk.burst("v", 1_000)
         desk.settle()
