@@ -1,7 +1,8 @@
 """Training a bi-encoder on a release, from easy to hard, exactly resumable, on one process or several.
 
 One plain loop: every step is a function of the plan and of the state that a checkpoint holds, so a run that was killed
-ends with the same weights as one that was not.
+ends with the same weights as one that was not: bit for bit with the same number of threads (torch adds up in another
+order with another number).
 """
 
 import copy

@@ -52,8 +52,10 @@ FULL = recipe(
 
 @pytest.fixture(scope="module")
 def whole(release: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The full recipe, trained without a break in one process."""
-    return train(FULL, release, tiny_model, output=tmp_path_factory.mktemp("whole") / "toy").folder
+    """The full recipe, trained without a break in one process, on one thread like those that are killed."""
+    target = tmp_path_factory.mktemp("whole") / "toy"
+    run((release, tiny_model), target)
+    return target
 
 
 def started(folders: tuple[Path, Path], target: Path, rank: int = 0, port: int | None = None) -> subprocess.Popen[str]:
