@@ -191,7 +191,7 @@ def check_alike(arms: dict[str, Any]) -> list[tuple[str, float, float]]:
         loss, gradient = arm.first_loss(), taken_gradient(arm.model)
         if reference is None:
             reference = (loss, gradient)
-        cosine = float(torch.nn.functional.cosine_similarity(gradient, reference[1], dim=0))
+        cosine = float(torch.nn.functional.cosine_similarity(gradient.double(), reference[1].double(), dim=0))
         found.append((name, loss, cosine))
         if abs(loss - reference[0]) > 1e-5 or cosine < 0.9999:
             raise SystemExit(f"{name}: loss {loss:.7f} against {reference[0]:.7f}, gradient's cosine {cosine:.6f}")
