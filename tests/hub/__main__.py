@@ -1,4 +1,4 @@
-"""A Hub of data sets on this machine, for tests and where there is no internet: `python tests/hub FOLDER`."""
+"""A Hub of data sets and models on this machine, for tests and without internet: `python tests/hub FOLDER`."""
 
 import argparse
 import os

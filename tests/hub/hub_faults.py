@@ -14,6 +14,7 @@ Steps: create, preupload, batch, upload, commit, tag, resolve, refs. What happen
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _STEPS = {
     "create": re.compile(r"POST /api/repos/create"),
-    "preupload": re.compile(r"POST /api/datasets/.*/preupload/.*"),
-    "batch": re.compile(r"POST /datasets/.*\.git/info/lfs/objects/batch"),
+    "preupload": re.compile(r"POST /api/(?:datasets|models)/.*/preupload/.*"),
+    "batch": re.compile(r"POST /.*\.git/info/lfs/objects/batch"),
     "upload": re.compile(r"PUT /lfs/.*"),
-    "commit": re.compile(r"POST /api/datasets/.*/commit/.*"),
-    "tag": re.compile(r"POST /api/datasets/.*/tag/.*"),
-    "resolve": re.compile(r"GET /datasets/.*/resolve/.*"),
-    "refs": re.compile(r"GET /api/datasets/.*/refs"),
+    "commit": re.compile(r"POST /api/(?:datasets|models)/.*/commit/.*"),
+    "tag": re.compile(r"POST /api/(?:datasets|models)/.*/tag/.*"),
+    "resolve": re.compile(r"GET /.*/resolve/.*"),
+    "refs": re.compile(r"GET /api/(?:datasets|models)/.*/refs"),
 }
 
 
@@ -48,7 +49,7 @@ class Fault:
 class Faults:
     """ASGI middleware in front of the Hub; with no fault switched on it passes everything through."""
 
-    def __init__(self, app: ASGIApp, repositories: Repositories) -> None:
+    def __init__(self, app: ASGIApp, repositories: Mapping[str, Repositories]) -> None:
         self.app, self.repositories = app, repositories
         self.active: list[Fault] = []
         self.seen: list[str] = []
@@ -120,8 +121,8 @@ class Faults:
             self.active.remove(fault)
 
     def _repository(self, path: str) -> Repository:
-        owner, name = path.removeprefix("/api/datasets/").split("/")[:2]
-        return self.repositories.find(owner, name)
+        _, _, kinds, owner, name, *_ = path.split("/")
+        return self.repositories[kinds.removesuffix("s")].find(owner, name)
 
     def _move(self, path: str) -> None:
         repository = self._repository(path)

@@ -1,4 +1,4 @@
-"""Dataset repositories in a folder: files by hash, commits as JSON, branches and tags in `repo.json`.
+"""Repositories of one kind in a folder: files by hash, commits as JSON, branches and tags in `repo.json`.
 
 FOLDER/ORG/NAME/{repo.json, commits/OID.json, files/HASH}. Paths inside a repository are keys in JSON and never names on
 disk. A commit or a tag appears by one rename, under one lock, so a reader sees it whole or not at all. One server
@@ -52,7 +52,7 @@ Tree = dict[str, Entry]
 
 
 class Repository:
-    """One dataset repository; every change is one rename."""
+    """One repository; every change is one rename."""
 
     def __init__(self, folder: Path, lock: RLock) -> None:
         self.folder, self._lock = folder, lock
@@ -154,7 +154,7 @@ class Repository:
 
 
 class Repositories:
-    """All repositories of a folder."""
+    """All repositories of one kind."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._lock = folder, RLock()
@@ -166,7 +166,7 @@ class Repositories:
         repository = Repository(self.folder / owner / name, self._lock)
         with self._lock:
             if repository.folder.exists():
-                raise HubError(409, "You already created this dataset repo")
+                raise HubError(409, "You already created this repo")
             partial = repository.folder.with_name(f".{name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             for part in ("commits", "files"):

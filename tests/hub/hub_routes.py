@@ -1,4 +1,7 @@
-"""The part of the Hub's HTTP interface that `huggingface_hub` and `datasets` use for data sets, over a folder.
+"""The part of the Hub's HTTP interface that its clients use for data sets and models, over a folder.
+
+Both kinds go through the same routes, a door each: `/api/datasets` with `/datasets/ORG/NAME`, and `/api/models` with
+`/ORG/NAME`.
 
 No Xet: uploads go over LFS, so clients that have `hf_xet` need HF_HUB_DISABLE_XET=1 (`gradus publish` finds out by
 itself). Reading is open but for private repositories; writing takes a token: the Hub's own where it has one, else any.
@@ -22,14 +25,15 @@ from starlette.concurrency import run_in_threadpool
 
 _REGULAR_BYTES = 10 << 20
 _LFS_ENDINGS = {".parquet", ".arrow", ".png", ".jpg", ".gz", ".zst", ".zip", ".npy", ".safetensors", ".bin"}
-_API = "/api/datasets/{owner}/{name}"
+_PAGES = {"dataset": "/datasets", "model": ""}  # in this order: a model's address could be read as a data set's
 
 
 class Door:
-    """Who may come in. `token` None: any token may write."""
+    """The repositories of one kind, where they are, and who may come in. `token` None: any token may write."""
 
-    def __init__(self, repositories: Repositories, token: str | None, user: str) -> None:
-        self.repositories, self._token, self.user = repositories, token, user
+    def __init__(self, kind: str, folder: Path, token: str | None, user: str) -> None:
+        self.kind, self.repositories, self._token, self.user = kind, Repositories(folder / f"{kind}s"), token, user
+        self.api, self.pages = f"/api/{kind}s/{{owner}}/{{name}}", _PAGES[kind] + "/{owner}/{name}"
 
     def _given(self, request: Request) -> str | None:
         return request.headers.get("authorization", "").removeprefix("Bearer ").strip() or None
@@ -52,18 +56,22 @@ class Door:
         self.check(request)
         return self.repositories.find(owner, name)
 
+    def address(self, request: Request, repository: Repository) -> str:
+        return f"{_base(request)}{_PAGES[self.kind]}/{repository.name}"
+
 
 def build_hub(folder: Path, *, token: str | None = None, user: str = "loopback", page_size: int = 1_000) -> FastAPI:
     """The application; `folder` holds everything."""
     hub = FastAPI(title="Loopback Hub", docs_url=None, redoc_url=None, openapi_url=None)
-    door = Door(Repositories(folder), token, user)
-    hub.state.repositories = door.repositories
+    doors = {kind: Door(kind, folder, token, user) for kind in _PAGES}
+    hub.state.repositories = {kind: door.repositories for kind, door in doors.items()}
     hub.add_exception_handler(HubError, _tell)  # type: ignore[arg-type]
-    _add_accounts(hub, door)
-    _add_revisions(hub, door, page_size)
-    _add_files(hub, door, page_size)
-    _add_writing(hub, door)
-    _add_large_files(hub, door)
+    _add_accounts(hub, doors)
+    for door in doors.values():
+        _add_revisions(hub, door, page_size)
+        _add_files(hub, door, page_size)
+        _add_writing(hub, door)
+        _add_large_files(hub, door)
 
     @hub.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"])
     def unknown(path: str) -> None:
@@ -81,30 +89,35 @@ def _tell(request: Request, error: HubError) -> Response:
     return JSONResponse({"error": error.message}, error.status, headers)
 
 
-def _add_accounts(hub: FastAPI, door: Door) -> None:
+def _add_accounts(hub: FastAPI, doors: dict[str, Door]) -> None:
+    anybody = doors["model"]
+
     @hub.get("/api/whoami-v2")
     def whoami(request: Request) -> dict[str, Any]:
-        door.check(request)
-        auth = {"type": "access_token", "accessToken": {"displayName": "loopback", "role": "write"}}
-        return {"type": "user", "id": "0", "name": door.user, "fullname": door.user, "orgs": [], "auth": auth}
+        anybody.check(request)
+        name, auth = anybody.user, {"type": "access_token", "accessToken": {"displayName": "loopback", "role": "write"}}
+        return {"type": "user", "id": "0", "name": name, "fullname": name, "orgs": [], "auth": auth}
+
+    async def asked_of(request: Request) -> tuple[Door, str, dict[str, Any]]:
+        """Door, owner and wish of a request for a whole repository."""
+        anybody.check(request)
+        asked = await request.json()
+        kind = asked.get("type") or "model"
+        if kind not in doors:
+            raise HubError(400, f"The loopback Hub holds data sets and models, not a {kind}")
+        return doors[kind], asked.get("organization") or anybody.user, asked
 
     @hub.post("/api/repos/create")
     async def create(request: Request) -> dict[str, Any]:
-        door.check(request)
-        asked = await request.json()
-        if asked.get("type") != "dataset":
-            raise HubError(400, f"The loopback Hub holds data sets, not a {asked.get('type') or 'model'}")
-        owner, is_private = asked.get("organization") or door.user, asked.get("visibility") == "private"
-        repository = await run_in_threadpool(
-            door.repositories.create, owner, asked["name"], is_private=is_private or bool(asked.get("private"))
-        )
-        return {"url": f"{_base(request)}/datasets/{repository.name}", "name": repository.name, "id": repository.name}
+        door, owner, asked = await asked_of(request)
+        is_private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        repository = await run_in_threadpool(door.repositories.create, owner, asked["name"], is_private=is_private)
+        return {"url": door.address(request, repository), "name": repository.name, "id": repository.name}
 
     @hub.delete("/api/repos/delete")
     async def delete(request: Request) -> dict[str, Any]:
-        door.check(request)
-        asked = await request.json()
-        await run_in_threadpool(door.repositories.delete, asked.get("organization") or door.user, asked["name"])
+        door, owner, asked = await asked_of(request)
+        await run_in_threadpool(door.repositories.delete, owner, asked["name"])
         return {}
 
     @hub.post("/api/validate-yaml")
@@ -131,22 +144,22 @@ def _card_faults(content: str) -> tuple[list[dict[str, str]], list[dict[str, str
 
 
 def _add_revisions(hub: FastAPI, door: Door, page_size: int) -> None:
-    @hub.get(_API)
+    @hub.get(door.api)
     def main(request: Request, owner: str, name: str) -> dict[str, Any]:
         return _info(door.readable(request, owner, name), "main")
 
-    @hub.get(_API + "/revision/{revision}")
+    @hub.get(door.api + "/revision/{revision}")
     def at_revision(request: Request, owner: str, name: str, revision: str) -> dict[str, Any]:
         return _info(door.readable(request, owner, name), revision)
 
-    @hub.get(_API + "/refs")
+    @hub.get(door.api + "/refs")
     def refs(request: Request, owner: str, name: str) -> dict[str, Any]:
         state = door.readable(request, owner, name).state()
         branches = [_ref(f"refs/heads/{key}", key, oid) for key, oid in state["branches"].items()]
         tags = [_ref(f"refs/tags/{key}", key, oid) for key, oid in state["tags"].items()]
         return {"branches": branches, "tags": tags, "converts": [], "pullRequests": []}
 
-    @hub.get(_API + "/commits/{revision}")
+    @hub.get(door.api + "/commits/{revision}")
     def commits(request: Request, owner: str, name: str, revision: str, cursor: int = 0) -> Response:
         repository = door.readable(request, owner, name)
         history = [
@@ -157,8 +170,8 @@ def _add_revisions(hub: FastAPI, door: Door, page_size: int) -> None:
 
 
 def _add_files(hub: FastAPI, door: Door, page_size: int) -> None:
-    @hub.get(_API + "/tree/{revision}")
-    @hub.get(_API + "/tree/{revision}/{path:path}")
+    @hub.get(door.api + "/tree/{revision}")
+    @hub.get(door.api + "/tree/{revision}/{path:path}")
     def tree(
         request: Request, owner: str, name: str, revision: str, path: str = "", recursive: bool = False, cursor: int = 0
     ) -> Response:
@@ -169,7 +182,7 @@ def _add_files(hub: FastAPI, door: Door, page_size: int) -> None:
             raise HubError(404, f"{path} does not exist on {revision}", "EntryNotFound", oid)
         return _page(request, entries, cursor, page_size)
 
-    @hub.post(_API + "/paths-info/{revision}")
+    @hub.post(door.api + "/paths-info/{revision}")
     async def paths_info(request: Request, owner: str, name: str, revision: str) -> list[dict[str, Any]]:
         repository = door.readable(request, owner, name)
         tree = repository.tree(repository.resolve(revision))
@@ -181,7 +194,7 @@ def _add_files(hub: FastAPI, door: Door, page_size: int) -> None:
         found = [tree[path].to_json(path) if path in tree else folders.get(path) for path in paths]
         return [entry for entry in found if entry]
 
-    @hub.api_route("/datasets/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+    @hub.api_route(door.pages + "/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
     def resolve(request: Request, owner: str, name: str, revision: str, path: str) -> Response:
         repository = door.readable(request, owner, name)
         oid = repository.resolve(revision)
@@ -255,7 +268,7 @@ def _base(request: Request) -> str:
 
 
 def _add_writing(hub: FastAPI, door: Door) -> None:
-    @hub.post(_API + "/preupload/{revision}")
+    @hub.post(door.api + "/preupload/{revision}")
     async def preupload(request: Request, owner: str, name: str, revision: str) -> dict[str, Any]:
         repository = door.writable(request, owner, name)
         tree = repository.tree(repository.resolve(revision))
@@ -267,22 +280,22 @@ def _add_writing(hub: FastAPI, door: Door) -> None:
             files.append({"path": asked["path"], "uploadMode": mode, "shouldIgnore": False, **oid})
         return {"files": files}
 
-    @hub.post(_API + "/commit/{revision}")
+    @hub.post(door.api + "/commit/{revision}")
     async def commit(request: Request, owner: str, name: str, revision: str) -> dict[str, Any]:
         repository = door.writable(request, owner, name)
         lines = [json.loads(line) for line in (await request.body()).splitlines() if line.strip()]
         oid = await run_in_threadpool(_commit, repository, revision, lines)
-        url = f"{_base(request)}/datasets/{repository.name}/commit/{oid}"
+        url = f"{door.address(request, repository)}/commit/{oid}"
         return {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": "", "pullRequestUrl": None}
 
-    @hub.post(_API + "/tag/{revision}")
+    @hub.post(door.api + "/tag/{revision}")
     async def tag(request: Request, owner: str, name: str, revision: str) -> dict[str, Any]:
         repository = door.writable(request, owner, name)
         asked = await request.json()
         await run_in_threadpool(repository.tag, asked["tag"], revision)
         return {}
 
-    @hub.delete(_API + "/tag/{tag}")
+    @hub.delete(door.api + "/tag/{tag}")
     def untag(request: Request, owner: str, name: str, tag: str) -> dict[str, Any]:
         door.writable(request, owner, name).untag(tag)
         return {}
@@ -334,7 +347,7 @@ def _add_large_files(hub: FastAPI, door: Door) -> None:
     def signature(owner: str, name: str, oid: str, size: int) -> str:
         return hmac.new(key, f"{owner}/{name}/{oid}/{size}".encode(), "sha256").hexdigest()
 
-    @hub.post("/datasets/{owner}/{name}.git/info/lfs/objects/batch")
+    @hub.post(door.pages + ".git/info/lfs/objects/batch")
     async def batch(request: Request, owner: str, name: str) -> Response:
         repository = door.writable(request, owner, name)
         objects = []
@@ -346,12 +359,12 @@ def _add_large_files(hub: FastAPI, door: Door) -> None:
             if not repository.file(oid).exists():
                 # The client sends no token with the upload itself, so the address carries the permission.
                 sign = signature(owner, name, oid, size)
-                href = f"{_base(request)}/lfs/{owner}/{name}/{oid}?size={size}&sign={sign}"
+                href = f"{_base(request)}/lfs/{door.kind}/{owner}/{name}/{oid}?size={size}&sign={sign}"
                 answer["actions"] = {"upload": {"href": href, "header": {}}}
             objects.append(answer)
         return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
 
-    @hub.put("/lfs/{owner}/{name}/{oid}")
+    @hub.put(f"/lfs/{door.kind}/{{owner}}/{{name}}/{{oid}}")
     async def upload(request: Request, owner: str, name: str, oid: str, size: int, sign: str) -> dict[str, Any]:
         if not hmac.compare_digest(sign, signature(owner, name, oid, size)):
             raise HubError(403, "this upload was not granted")
