@@ -26,6 +26,7 @@ class TrainedOn:
     repo: str | None = None
     tag: str | None = None
     commit: str | None = None
+    endpoint: str | None = None
 
 
 def training_summary(model: Path) -> Mapping[str, Any]:
@@ -42,8 +43,11 @@ def training_summary(model: Path) -> Mapping[str, Any]:
     return summary
 
 
-def trained_on(summary: Mapping[str, Any], store: "Store | None") -> TrainedOn:
-    """The release of a training; its last publication is known to the store that has it under the same digest."""
+def trained_on(summary: Mapping[str, Any], store: "Store | None", endpoint: str) -> TrainedOn:
+    """The release of a training, and where the store that has it under the same digest saw it published.
+
+    The last publication on the model's own Hub counts, else the last one anywhere.
+    """
     from sqlalchemy import select
 
     from db.publications import publications
@@ -57,8 +61,8 @@ def trained_on(summary: Mapping[str, Any], store: "Store | None") -> TrainedOn:
     known = publications(store, key) if key is not None else []
     if not known:
         return TrainedOn(name, digest)
-    last = known[-1]
-    return TrainedOn(name, digest, last["repo"], last["tag"], last["commit"])
+    last = ([one for one in known if one["endpoint"] == endpoint] or known)[-1]
+    return TrainedOn(name, digest, last["repo"], last["tag"], last["commit"], last["endpoint"])
 
 
 def results_of(model: Path, reports: Sequence[Path]) -> list[dict[str, Any]]:
@@ -84,23 +88,29 @@ def results_of(model: Path, reports: Sequence[Path]) -> list[dict[str, Any]]:
                 f"--results {path}: has no figures of these weights: run gradus evaluate {model} --json {path} again"
             )
         for one, result in mine:
-            facts = {name: one.get(name) for name in ("kind", "data", "split", "pool")}
+            facts = {name: one.get(name) for name in ("kind", "data", "split", "pool", "num_queries")}
             names = one.get("metrics", list(result["metrics"]))
             found.append({**facts, "names": names, "first": sets[0]["models"][0]["name"], **result})
     return found
 
 
-def model_card(summary: Mapping[str, Any], source: TrainedOn, results: Sequence[Mapping[str, Any]]) -> str:
-    """The card with its metadata, model-index included, as Markdown."""
+def model_card(
+    summary: Mapping[str, Any],
+    source: TrainedOn,
+    results: Sequence[Mapping[str, Any]],
+    *,
+    repo: str,
+    tag: str | None = None,
+) -> str:
+    """The card with its metadata, model-index included, as Markdown; `repo` and `tag` are where it will be found."""
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe = summary["recipe"]
-    base = _BASES.get(recipe["model"], recipe["model"] if recipe["model"].count("/") == 1 else None)
     index = [
         EvalResult(
             task_type=_TASKS.get(str(result["kind"]), "other"),
             dataset_type=Path(result["data"]).name,
-            dataset_name=Path(result["data"]).name,
+            dataset_name=_set(result),
             dataset_split=result["split"],
             metric_type=metric,
             metric_value=round(result["metrics"][metric], 4),
@@ -112,23 +122,26 @@ def model_card(summary: Mapping[str, Any], source: TrainedOn, results: Sequence[
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "graded-negatives"],
-        base_model=base if base is None or not base.startswith(("/", ".")) else None,
+        base_model=_BASES.get(recipe["model"]),
         datasets=[source.repo] if source.repo else None,
         model_name=recipe["name"] if index else None,
         eval_results=index or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_body(summary, source, results))
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_body(summary, source, results, repo, tag))
 
 
-def _body(summary: Mapping[str, Any], source: TrainedOn, results: Sequence[Mapping[str, Any]]) -> list[str]:
+def _body(
+    summary: Mapping[str, Any], source: TrainedOn, results: Sequence[Mapping[str, Any]], repo: str, tag: str | None
+) -> list[str]:
     recipe = summary["recipe"]
     where = (
-        f"[{source.repo}](https://huggingface.co/datasets/{source.repo}) at revision `{source.tag}` (commit "
+        f"[{source.repo}]({source.endpoint}/datasets/{source.repo}) at revision `{source.tag}` (commit "
         f"`{source.commit}`)" if source.repo else "not published from the store that was asked"
     )  # fmt: skip
+    revision = f'revision="{tag}", ' if tag is not None else ""
     lines = [
         f"# {recipe['name']}", "",
-        f"`{recipe['model']}`, trained on graded hard negatives: {summary['num_examples']:,} examples, "
+        f"`{Path(recipe['model']).name}`, trained on graded hard negatives: {summary['num_examples']:,} examples, "
         f"{summary['num_steps']:,} steps.", "",
         "| what | value |", "|---|---|",
         f"| data set | release `{source.release}`, {where} |",
@@ -145,7 +158,7 @@ def _body(summary: Mapping[str, Any], source: TrainedOn, results: Sequence[Mappi
         lines += ["## Results", "", "None were given when this card was written."]
     lines += [
         "", "## Use", "", "```python", "from sentence_transformers import SentenceTransformer", "",
-        f'model = SentenceTransformer("{recipe["name"]}", trust_remote_code=True)', "```", "",
+        f'model = SentenceTransformer("{repo}", {revision}trust_remote_code=True)', "```", "",
         "ATA pooling is in `modeling_ata.py`, which is why the code has to be trusted; read it first. `training.json` "
         "holds the whole recipe, `metrics.jsonl` every step by rank, `margins.parquet` the margin of every negative "
         "when it was trained on.", "",
@@ -153,10 +166,16 @@ def _body(summary: Mapping[str, Any], source: TrainedOn, results: Sequence[Mappi
     return lines
 
 
+def _set(result: Mapping[str, Any]) -> str:
+    """What was measured: a figure within a pool is none of the whole corpus, wherever it is read."""
+    pool = f", within BM25's top {result['pool']} and judged documents" if result.get("pool") else ""
+    num = f", n = {result['num_queries']:,}" if result.get("num_queries") else ""
+    return f"{Path(result['data']).name}, {result['split']}{pool}{num}"
+
+
 def _line(result: Mapping[str, Any], metric: str) -> str:
     change = result.get("difference", {}).get(metric)
     told = "" if change is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(change["difference"], *change["interval_95"])
-    pool = f", within BM25's top {result['pool']} and judged documents" if result.get("pool") else ""
-    name = f"{Path(result['data']).name}, {result['split']}{pool}".replace("|", "\\|")
     against = "" if change is None else str(result["first"]).replace("|", "\\|")
+    name = _set(result).replace("|", "\\|")
     return f"| {name} | {metric} | {result['metrics'][metric]:.3f} | {against} | {told} |"

@@ -13,6 +13,9 @@ from app.terminal import console, escape, progress_bar, show_table, write_json
 def push_model(
     model: Annotated[Path, typer.Argument(help="Folder of a model that `gradus train` made.")],
     repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="The model repository; made if missing.")],
+    tag: Annotated[
+        str | None, typer.Option("--tag", help="Name the commit, so that it can be loaded by `revision=TAG`.")
+    ] = None,
     results: Annotated[
         list[Path] | None, typer.Option("--results", help="Reports of `gradus evaluate --json`, for the card.")
     ] = None,
@@ -30,7 +33,8 @@ def push_model(
     """Write the model's card, README.md, and push the folder as one commit; every file is compared afterwards.
 
     The card names the release with its digest, where it was published (as the store knows), the digest of the recipe,
-    and the results given. Results of other weights are refused.
+    and the results given. Results of other weights are refused, and so is a tag that names other files. Cut off, run
+    it again: it goes on from what is there.
     """
     from app.model_card import model_card, results_of, trained_on, training_summary
     from app.model_publishing import model_files
@@ -40,14 +44,14 @@ def push_model(
 
     summary = training_summary(model)
     measured = results_of(model, results or [])
+    hub = hub_repository(repo, endpoint, kind="model")
     has_store = store is not None or Settings().store is not None or (Settings().data / "store.db").is_file()
     if has_store:
         with opened_store(store, must_exist=True) as opened:
-            source = trained_on(summary, opened)
+            source = trained_on(summary, opened, hub.endpoint)
     else:
-        source = trained_on(summary, None)
-    card = model_card(summary, source, measured)
-    hub = hub_repository(repo, endpoint, kind="model")
+        source = trained_on(summary, None, hub.endpoint)
+    card = model_card(summary, source, measured, repo=repo, tag=tag)
     if dry_run:
         console.print(escape(card))
         files = model_files(model)
@@ -57,8 +61,9 @@ def push_model(
     (model / "README.md").write_text(card, encoding="utf-8")
     title = f"{summary['recipe']['name']}, trained on {source.release}"
     with progress_bar(f"Pushing {model.name}") as progress:
-        pushed = push(model, hub, is_private=private, title=title, progress=lambda done: progress(done, None))
+        pushed = push(model, hub, is_private=private, title=title, tag=tag, progress=lambda done: progress(done, None))
     done = "pushed" if pushed.is_new else "unchanged"
-    console.print(escape(f"{done}: {pushed.url}, commit {pushed.commit}, {pushed.num_files} files compared"))
+    named = f"tag {tag} of commit" if tag is not None else "commit"
+    console.print(escape(f"{done}: {pushed.url}, {named} {pushed.commit}, {pushed.num_files} files compared"))
     if json is not None:
         write_json(json, pushed.to_dict())

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +44,14 @@ def _report(path: Path, version: str) -> Path:
         {"model": "m", "name": "small", "version": version, "metrics": {"mrr@10": 0.5, "ndcg@10": 0.62},
          "difference": change},
     ]  # fmt: skip
-    one = {"kind": "retrieval", "data": "/x/sci|fact", "split": "dev", "pool": 50, "metrics": ["ndcg@10", "mrr@10"]}
+    one = {
+        "kind": "retrieval",
+        "data": "/x/sci|fact",
+        "split": "dev",
+        "pool": 50,
+        "num_queries": 115,
+        "metrics": ["ndcg@10", "mrr@10"],
+    }
     path.write_text(json.dumps({**one, "models": models}))
     return path
 
@@ -57,7 +62,8 @@ def test_card_names_release_publication_recipe_and_results(tmp_path: Path, model
 
     version = BiEncoder(str(model), trusted_code=trusted_code()).version
     results = results_of(model, [_report(tmp_path / "r.json", version)])
-    text = model_card(training_summary(model), TrainedOn("toy-1.0.0", "d" * 64, "me/toy", "1.0.0", "c" * 40), results)
+    source = TrainedOn("toy-1.0.0", "d" * 64, "me/toy", "1.0.0", "c" * 40, "https://hub")
+    text = model_card(training_summary(model), source, results, repo="me/small", tag="v1")
     card = ModelCard(text)
     assert card.data.datasets == ["me/toy"] and card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
@@ -65,7 +71,9 @@ def test_card_names_release_publication_recipe_and_results(tmp_path: Path, model
     assert "d" * 64 in text and "at revision `1.0.0`" in text and "c" * 40 in text
     assert "sci\\|fact, dev, within BM25's top 50" in text and "+0.020 (-0.010 to +0.050)" in text
     assert text.index("| ndcg@10 |") < text.index("| mrr@10 |")
-    unpublished = model_card(SUMMARY, TrainedOn("toy-1.0.0", "d" * 64), [])
+    assert "(https://hub/datasets/me/toy)" in text
+    assert 'SentenceTransformer("me/small", revision="v1", trust_remote_code=True)' in text
+    unpublished = model_card(SUMMARY, TrainedOn("toy-1.0.0", "d" * 64), [], repo="me/small")
     assert "not published from the store" in unpublished and ModelCard(unpublished).data.datasets is None
 
 
@@ -82,10 +90,12 @@ def test_publication_is_known_only_under_the_same_digest(store: Store) -> None:
         session.add(Release(name="toy-1.0.0", digest="d" * 64, recipe={}, manifest={}, path="x"))
         session.flush()
         key = session.scalars(select(Release.id)).one()
-    assert trained_on(SUMMARY, store).repo is None
+    assert trained_on(SUMMARY, store, "e").repo is None
     record_publication(store, key, endpoint="e", repo="me/toy", tag="1.0.0", commit="c" * 40)
-    assert trained_on(SUMMARY, store) == TrainedOn("toy-1.0.0", "d" * 64, "me/toy", "1.0.0", "c" * 40)
-    assert trained_on({**SUMMARY, "release_digest": "e" * 64}, store).repo is None
+    record_publication(store, key, endpoint="f", repo="me/other", tag="1.0.0", commit="d" * 40)
+    assert trained_on(SUMMARY, store, "e") == TrainedOn("toy-1.0.0", "d" * 64, "me/toy", "1.0.0", "c" * 40, "e")
+    assert trained_on(SUMMARY, store, "g").repo == "me/other"
+    assert trained_on({**SUMMARY, "release_digest": "e" * 64}, store, "e").repo is None
 
 
 class _Hub:
@@ -95,13 +105,13 @@ class _Hub:
 
     def __init__(self, *, is_private: bool | None = None, spoils: bool = False) -> None:
         self.files: dict[str, RemoteFile] = {}
-        self.commits: list[list[str]] = []
+        self.sent: list[list[str]] = []
         self.is_private, self._spoils = is_private, spoils
 
     def check_token(self) -> None: ...
 
     def state(self) -> Any:
-        head = f"{len(self.commits):040d}"
+        head = f"{len(self.sent):040d}"
         return None if self.is_private is None else SimpleNamespace(head=head, is_private=self.is_private)
 
     def create(self, *, is_private: bool) -> None:
@@ -114,11 +124,11 @@ class _Hub:
         return dict(self.files)
 
     def commit(self, files: list[Any], gone: list[str], **more: Any) -> str:
-        self.commits.append([file.path for file in files])
+        self.sent.append([file.path for file in files])
         for file in files:
             sha256 = "0" * 64 if self._spoils else file.sha256
             self.files[file.path] = RemoteFile(file.size, file.git_sha1(), sha256)
-        return f"{len(self.commits):040d}"
+        return f"{len(self.sent):040d}"
 
 
 def _push(model: Path, hub: Any, *, is_private: bool = False) -> Any:
@@ -130,11 +140,11 @@ def test_push_sends_what_differs_once_and_compares(model: Path) -> None:
     (model / ".cache").mkdir()
     (model / ".cache" / "hidden").write_text("x")
     first = _push(model, hub)
-    assert first.is_new and first.num_files == len(model_files(model)) == len(hub.commits[0])
+    assert first.is_new and first.num_files == len(model_files(model)) == len(hub.sent[0])
     assert ".cache/hidden" not in hub.files and "model.safetensors" in hub.files
     assert not _push(model, hub).is_new
     (model / "README.md").write_text("another card")
-    assert _push(model, hub).is_new and hub.commits[1:] == [["README.md"]]
+    assert _push(model, hub).is_new and hub.sent[1:] == [["README.md"]]
 
 
 def test_push_refuses_a_public_repository_and_tells_of_other_bytes(model: Path) -> None:
@@ -144,10 +154,18 @@ def test_push_refuses_a_public_repository_and_tells_of_other_bytes(model: Path) 
         _push(model, _Hub(spoils=True))
 
 
-def test_a_hub_without_models_is_told_in_one_line(model: Path, hub: Any, tmp_path: Path) -> None:
-    """The loopback Hub holds data sets only, so what a real one answers to a model's commit is not tried here."""
-    command = [str(Path(sys.executable).parent / "gradus"), "push-model", str(model), "--repo", hub.repo]
-    done = subprocess.run(command, env=hub.environment(tmp_path / "home"), capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("gradus: ") and hub.repo in done.stderr
-    assert "trained on graded hard negatives" in (model / "README.md").read_text()
+def test_weights_that_would_be_loaded_in_its_place_stop_a_push(model: Path) -> None:
+    hub = _Hub(is_private=False)
+    hub.files = {"model.safetensors.index.json": RemoteFile(1, "0" * 40, None), "notes.txt": RemoteFile(1, "0", None)}
+    with pytest.raises(AppError, match=r"holds model\.safetensors\.index\.json, which this model has not"):
+        _push(model, hub)
+    assert not hub.sent
+
+
+def test_events_do_not_tell_the_machines_name(model: Path) -> None:
+    (model / "runs").mkdir()
+    for name in ("events.out.tfevents.17.secret-host.1.0", "events.out.tfevents.18.secret-host.2.0"):
+        (model / "runs" / name).write_text(name)
+    files = model_files(model)
+    assert not any("secret-host" in name for name in files)
+    assert files["runs/events.out.tfevents.1"].file.name == "events.out.tfevents.18.secret-host.2.0"
