@@ -18,6 +18,7 @@ from db.tables.ledger import Completion, CompletionBody, Request, RequestBody
 from db.tables.releases import Release, ReleaseItem
 from db.tables.review import CURRENT_DECISION_CHECK, Assignment, CurrentDecision, SessionReviewer
 from db.tables.texts import Passage, Query
+from db.tables.training import Training, TrainingStep
 
 _PAGE = 2_000
 _MAX_NAMED = 5
@@ -47,6 +48,7 @@ def check_store(store: Store, *, progress: Callable[[int, int | None], None]) ->
         ("a finished turn was decided by its person", _undecided_turns),
         ("a person's finished turns are counted", _miscounted_turns),
         ("a release holds the items its manifest counts", _miscounted_releases),
+        ("a training has the steps it counts", _miscounted_trainings),
         ("a release's files are the bytes its manifest names", _changed_files),
     ]
     findings = []
@@ -173,6 +175,13 @@ def _miscounted_releases(session: Session) -> Iterator[str]:
         expected = release.manifest.get("num_items")
         if stored != expected:
             yield f"release {release.name}: {stored} items, the manifest says {expected}"
+
+
+def _miscounted_trainings(session: Session) -> Iterator[str]:
+    num = func.count(TrainingStep.step)
+    counted = select(Training.name, Training.digest, Training.num_steps, num).outerjoin(TrainingStep)
+    for name, digest, told, found in session.execute(counted.group_by(Training.id).having(num != Training.num_steps)):
+        yield f"training {name} ({digest[:8]}): {found} steps, it says {told}"
 
 
 def _changed_files(session: Session) -> Iterator[str]:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from db.errors import StoreError, StoreVersionError
 
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
 _BUSY_TIMEOUT_MS = 60_000
 # The standard library's JSON takes several times as long, and every link of the ledger has two such columns.
 _JSON: dict[str, Any] = {

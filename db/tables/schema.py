@@ -2,7 +2,7 @@
 
 from sqlalchemy import MetaData, Table
 
-from db.tables import examples, judgements, ledger, releases, review, texts
+from db.tables import examples, judgements, ledger, releases, review, texts, training
 from db.tables.base import Base
 
 IDENTITY: dict[str, tuple[str, ...]] = {
@@ -12,6 +12,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     **judgements.IDENTITY,
     **releases.IDENTITY,
     **review.IDENTITY,
+    **training.IDENTITY,
 }
 FROZEN: tuple[str, ...] = (*releases.FROZEN, *review.FROZEN)
 METADATA: MetaData = Base.metadata

@@ -17,13 +17,15 @@ from db.insert import insert_missing
 from db.merge import merge
 from db.runs import finish_run, start_run
 from db.store import Store
-from db.tables.examples import Candidate, Example, Score, Sourcing
+from db.tables.examples import Candidate, Example, Score, Sourcing, Teacher
 from db.tables.ledger import Completion, CompletionBody, Request, RequestBody, Run, RunRequest
 from db.tables.releases import Release
 from db.tables.schema import METADATA
 from db.tables.texts import Passage
+from db.tables.training import Training
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
+from db.trainings import NewTraining, put_training, training_names, training_steps
 
 T0 = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -132,6 +134,34 @@ def test_conflicting_release_names_stop_the_merge_before_anything_is_written(sto
     with pytest.raises(MergeConflictError, match="'v1'"):
         merge(store, other, progress=quiet)
     assert counts(store) == before
+
+
+def test_merge_brings_trainings_with_their_steps_once(store: Store, other: Store) -> None:
+    fill(other, ["a"])
+    figures = dict.fromkeys(("loss", "similarity", "margin", "above_positive", "gradient", "gradient_variance"), 0.5)
+    names = ("loss", "learning_rate", "gradient_norm", "query_gradient_variance", "positive", "written", "mined")
+    for each, machines in ((store, "xy"), (other, "yzw")):
+        for machine in machines:
+            steps = [
+                {"step": n, "block": 1, "rank": 4, "masked": None, **dict.fromkeys(names, n / 7),
+                 "ranks": {"4": {"negatives": ord(machine), **figures}, "mined": {"negatives": 2, **figures}}}
+                for n in range(ord(machine) - ord("v"))
+            ]  # fmt: skip
+            recipe = {"name": "toy", "model": "minilm"}
+            summary = {"recipe": recipe, "release": "r-1.0.0", "release_digest": "d", "machine": machine}
+            with each.write() as session:
+                training, _ = put_training(session, NewTraining(summary, machine, T0, None, steps))
+                training.teacher_id = put_teacher(session, name="t", version=machine, kind="margin")
+    with other.read() as session:
+        expected = {one.digest: training_steps(session, one.id) for one in training_names(session)}
+    for _ in range(2):
+        merge(store, other, progress=quiet)
+        with store.read() as session:
+            found = {one.digest: training_steps(session, one.id) for one in training_names(session)}
+            named = select(Training.machine, Teacher.version).join(Teacher, Training.teacher_id == Teacher.id)
+            assert sorted(session.execute(named).tuples()) == [(machine, machine) for machine in "wxyz"]
+        assert len(found) == 4 and expected.items() <= found.items()
+    assert check_store(store, progress=quiet) == []
 
 
 def test_merge_translates_a_release_parent(store: Store, other: Store) -> None:
