@@ -6,6 +6,7 @@ bytes of metrics and margins as one that was not (TensorBoard's events hold the 
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Journal:
     """A training's journal in its folder; of the main process alone."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._metrics = folder, folder / "metrics.jsonl"
+        self._folder, self._metrics, self._started = folder, folder / "metrics.jsonl", folder / "started_at"
         self._margins: list[pa.Table] = []
         self._num_shards = 0
         self._board: Any = None
@@ -36,6 +37,8 @@ class Journal:
     def open(self, mark: dict[str, int] | None) -> None:
         """Begin, or go back to a checkpoint's mark."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        if mark is None or not self._started.is_file():
+            self._started.write_text(datetime.now(UTC).isoformat(timespec="seconds"))
         mark = mark or {"bytes": 0, "shards": 0, "step": 0}
         self._metrics.touch()
         with self._metrics.open("r+b") as file:
@@ -66,6 +69,10 @@ class Journal:
             self._margins, self._num_shards = [], self._num_shards + 1
         self._board.flush()
         return {"bytes": self._metrics.stat().st_size, "shards": self._num_shards, "step": step}
+
+    def started_at(self) -> str:
+        """When the first step was begun, kills and all: an ISO time in UTC."""
+        return self._started.read_text()
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every step's line."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,8 @@ def train(
             **identity,
             "release": release.name,
             "num_examples": len(release.examples),
+            "started_at": run.journal.started_at(),
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds_of_last_call": round(time.monotonic() - start, 1),
             "plan": describe_plan(steps, release.examples, recipe),
             **run.summary(),
