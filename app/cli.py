@@ -16,9 +16,9 @@ from app.commands import (
     demo,
     evaluate,
     generate,
+    import_training,
     importing,
     judge,
-    margins,
     mine,
     prompts,
     publish,
@@ -40,6 +40,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.command()(demo.demo)
+importing.commands.command()(import_training.training)
 cli.add_typer(importing.commands, name="import")
 cli.command()(generate.generate)
 cli.add_typer(prompts.commands, name="prompts")
@@ -55,7 +56,6 @@ cli.command()(evaluate.evaluate)
 cli.command()(ablate.ablate)
 cli.command(name="push-model")(push_model.push_model)
 cli.command()(anchors.anchors)
-cli.command()(margins.margins)
 cli.command()(status.status)
 cli.command()(app_server.app)
 cli.add_typer(store.commands, name="store")

@@ -1,8 +1,9 @@
-"""From training back to the store: what a model made of each negative becomes a score that reviewers see.
+"""From training back to the store: what each step said, and what the model made of each negative.
 
-A model's folder holds the margin, cosine(positive) - cosine(negative), of every negative each time it was trained on.
-Their mean, turned round, is the score of a teacher `margin of MODEL`: higher is nearer to the query, and a positive
-has 0.
+A model's folder holds the metrics of every step, and the margin, cosine(positive) - cosine(negative), of every negative
+each time it was trained on. The margins' mean, turned round, is the score of a teacher `margin of MODEL`: higher is
+nearer to the query, and a positive has 0. All of a training comes in one transaction; done again, nothing changes, but
+for margins of examples that came to the store meanwhile.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,103 +11,115 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from app.errors import AppError
+from app.training_files import read_margins, read_training
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from db.store import Store
+    from db.tables.training import Training
 
 _PAGE = 2_000
+Margins = Mapping[tuple[str, str], float]
+"""Mean margin by (example's digest, negative's digest)."""
 
 
 @dataclass(slots=True)
-class MarginReport:
-    """What came back: negatives that were trained on, those the store knows, and how many looked wrong."""
+class TrainingReport:
+    """What came back: the steps, and the negatives that were trained on, with those that looked wrong.
 
-    teacher: str
+    `teacher` is None where the folder has no margins; `num_unknown` negatives are not in this store, and those of
+    `num_not_finite` have no margin that is a number: neither has a score.
+    """
+
+    training: str
+    digest: str
+    is_new: bool
+    num_steps: int
+    teacher: str | None = None
     num_negatives: int = 0
     num_unknown: int = 0
+    num_not_finite: int = 0
     num_new: int = 0
     num_above_positive: int = 0
     num_far_below: int = 0
+
+    def in_words(self) -> str:
+        """One line for a person."""
+        steps = f"{self.num_steps:,} steps" if self.is_new else "its steps were there before"
+        line = f"in the store: training {self.training} ({self.digest[:8]}), {steps}"
+        if self.teacher is None:
+            return f"{line}; the folder has no margins.parquet"
+        line += f", {self.num_new:,} new scores of {self.num_negatives:,} negatives and their positives"
+        if self.num_unknown:
+            line += f"; {self.num_unknown:,} negatives are not in this store"
+        return line + (f"; {self.num_not_finite:,} have no finite margin" if self.num_not_finite else "")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def put_margins(store: "Store", model: Path) -> MarginReport:
-    """Write a trained model's margins to the store; done again, nothing changes.
+def import_training(store: "Store", model: Path) -> TrainingReport:
+    """Write a trained model's metrics and margins to the store.
 
     Raises:
-        AppError: The folder has no margins, or none of its examples is in the store.
+        AppError: The folder is not one that `gradus train` made, or a file of it is broken.
     """
-    from curation.reviewing.margins import KIND, NAME
-    from db.digest import digest_of
-    from db.insert import insert_missing
-    from db.tables.examples import Score
-    from db.teachers import put_teacher
+    from db.trainings import put_training
 
-    summary = _summary(model)
-    margins = mean_margins(model)
-    version = digest_of({"recipe": summary["recipe"], "release": summary["release_digest"]})
-    report = MarginReport(NAME.format(summary["recipe"]["name"]), num_negatives=len(margins))
-    values: dict[tuple[int, int], float] = {}
-    positives: set[tuple[int, int]] = set()
+    new, margins = read_training(model), read_margins(model)
     with store.write() as session:
-        for part in _pages(margins):
-            positives |= _add_values(session, part, values, report)
-        if not values:
-            raise AppError(f"model {model}: none of its {len(margins)} negatives is in this store: give its --store")
-        values |= dict.fromkeys(positives, 0.0)
-        teacher = put_teacher(session, name=report.teacher, version=version, kind=KIND)
-        rows = [
-            {
-                "teacher_id": teacher,
-                "query_id": query,
-                "passage_id": passage,
-                "value": round(value, 6),
-                "num_tokens": None,
-            }
-            for (query, passage), value in values.items()
-        ]
-        report.num_new = insert_missing(session, Score, rows)
+        training, is_new = put_training(session, new)
+        report = TrainingReport(training.name, training.digest, is_new, training.num_steps)
+        if margins is not None:
+            means, report.num_not_finite = mean_margins(margins)
+            _put_margins(session, training, means, report)
     return report
 
 
-def mean_margins(model: Path) -> dict[tuple[str, str], float]:
-    """Mean margin by (example's digest, negative's digest) over the times it was trained on."""
-    import pyarrow.parquet as pq
+def mean_margins(margins: Any) -> tuple[Margins, int]:
+    """Mean over the times a negative was trained on, and the number of negatives without a finite margin."""
+    import pyarrow.compute as pc
 
-    path = model / "margins.parquet"
-    if not path.is_file():
-        raise AppError(f"model {model}: no margins.parquet there; give the folder of a model that 'gradus train' made")
-    table = pq.read_table(path, columns=["example_id", "negative_id", "margin"])
-    means = table.group_by(["example_id", "negative_id"]).aggregate([("margin", "mean")])
-    columns = (means[name].to_pylist() for name in ("example_id", "negative_id", "margin_mean"))
-    return {(example, negative): margin for example, negative, margin in zip(*columns, strict=True)}
-
-
-def _summary(model: Path) -> Mapping[str, Any]:
-    path = model / "training.json"
-    try:
-        summary: Mapping[str, Any] = orjson.loads(path.read_bytes())
-        _ = summary["recipe"]["name"], summary["release_digest"]
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise AppError(f"model {model}: no training.json of 'gradus train' there") from error
-    return summary
+    keys = ["example_id", "negative_id"]
+    is_number = pc.is_finite(margins["margin"]).fill_null(False)
+    means = margins.filter(is_number).group_by(keys).aggregate([("margin", "mean")])
+    columns = (means[name].to_pylist() for name in (*keys, "margin_mean"))
+    found = {(example, negative): margin for example, negative, margin in zip(*columns, strict=True)}
+    return found, margins.group_by(keys).aggregate([]).num_rows - len(found)
 
 
-def _pages(margins: Mapping[tuple[str, str], float]) -> Iterator[list[tuple[str, str, float]]]:
+def _put_margins(session: "Session", training: "Training", margins: Margins, report: TrainingReport) -> None:
+    from curation.reviewing.margins import NAME
+    from db.insert import insert_missing
+    from db.tables.examples import Score
+    from db.teachers import MARGIN, put_teacher
+
+    report.teacher = NAME.format(training.name)
+    report.num_negatives = len(margins) + report.num_not_finite
+    teacher = put_teacher(session, name=report.teacher, version=training.digest, kind=MARGIN)
+    if training.teacher_id is None:
+        training.teacher_id = teacher
+    values: dict[tuple[int, int], float] = {}
+    positives: set[tuple[int, int]] = set()
+    for part in _pages(margins):
+        positives |= _add_values(session, part, values, report)
+    values |= dict.fromkeys(positives, 0.0)
+    rows = [
+        {"teacher_id": teacher, "query_id": query, "passage_id": passage, "value": round(value, 6), "num_tokens": None}
+        for (query, passage), value in values.items()
+    ]
+    report.num_new = insert_missing(session, Score, rows)
+
+
+def _pages(margins: Margins) -> Iterator[list[tuple[str, str, float]]]:
     rows = [(example, negative, margin) for (example, negative), margin in margins.items()]
     for start in range(0, len(rows), _PAGE):
         yield rows[start : start + _PAGE]
 
 
 def _add_values(
-    session: "Session", rows: list[tuple[str, str, float]], values: dict[tuple[int, int], float], report: MarginReport
+    session: "Session", rows: list[tuple[str, str, float]], values: dict[tuple[int, int], float], report: TrainingReport
 ) -> set[tuple[int, int]]:
     """Put in the scores of the rows' pairs, the nearest where examples share one; gives the positives' pairs."""
     from sqlalchemy import select

@@ -22,7 +22,7 @@ def opened_store(url: str | None, *, must_exist: bool = False) -> "Iterator[Stor
     from db.store import Store
 
     url = url or Settings().store_url
-    if must_exist and (path := _missing_file(url)):
+    if must_exist and (path := missing_file(url)):
         raise AppError(
             f"there is no store at {path}: mend --store or GRADUS_STORE, or make one with 'gradus import' first"
         )
@@ -33,7 +33,7 @@ def opened_store(url: str | None, *, must_exist: bool = False) -> "Iterator[Stor
         store.close()
 
 
-def _missing_file(url: str) -> str | None:
+def missing_file(url: str) -> str | None:
     """The SQLite file that the URL names, where it is not there."""
     scheme, mark, path = url.partition(":///")
     is_file = mark and scheme.partition("+")[0] == "sqlite" and path

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from curation.importing.rows import ImportReport
 
 commands = typer.Typer(
-    help="Import a BEIR folder, a file of pairs, documents, or a published set.", no_args_is_help=True
+    help="Import a BEIR folder, a file of pairs, documents, a published set, or trainings.", no_args_is_help=True
 )
 
 _MAX_NAMED = 10

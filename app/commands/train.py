@@ -3,26 +3,32 @@
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.options import JsonFile
+from app.options import JsonFile, StoreUrl
 from app.terminal import console, escape, progress_bar, show_table, write_json
+
+if TYPE_CHECKING:
+    from app.closed_loop import TrainingReport
+    from trainer.training import TrainResult
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A training recipe (TOML).")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the curriculum and stop.")] = False,
+    store: StoreUrl = None,
     json: JsonFile = None,
 ) -> None:
     """Train with ATA pooling from easy to hard. Cut off, run it again: it ends with the same weights.
 
+    Then metrics and margins go into the store, where there is one; elsewhere: gradus import training MODEL.
     Several GPUs or processes: torchrun --nproc-per-node 2 --no-python gradus train RECIPE.
     """
     from app.recipes import load_recipe
     from app.settings import Settings
-    from app.training import release_folder
+    from app.training import release_folder, store_to_tell, tell_store
     from trainer.recipe import TrainRecipe
 
     settings = Settings()
@@ -42,17 +48,23 @@ def train(
     trained = settings.models / resolved.model
     start = trained if (trained / "training.json").is_file() else any_model_folder(resolved.model)
     is_main = os.environ.get("RANK", "0") == "0"
+    told = store_to_tell(store) if is_main else None
     with progress_bar(f"Training {resolved.name}") if is_main else nullcontext(_silent) as progress:
         result = run(resolved, release, start, output=settings.models / resolved.name, progress=progress)
     if is_main:
-        _show(result.summary, result.folder, result.is_new, json)
+        _show(result)
+        imported = tell_store(told, result.folder) if told is not None else None
+        _show_imported(imported, result.folder)
+        if json is not None:
+            write_json(json, {**result.summary, "imported": imported.to_dict() if imported else None})
 
 
 def _silent(done: int, total: int | None) -> None:
     """No progress: another process tells it."""
 
 
-def _show(summary: dict[str, Any], folder: Path, is_new: bool, json: Path | None) -> None:
+def _show(result: "TrainResult") -> None:
+    summary: dict[str, Any] = result.summary
     for what in ("block", "rank"):
         rows = summary[f"{what}s"]
         title = f"Training {escape(summary['recipe']['name'])}, per {what}"
@@ -62,6 +74,14 @@ def _show(summary: dict[str, Any], folder: Path, is_new: bool, json: Path | None
             f"cut: {summary['num_texts_cut']:,} of {summary['num_texts']:,} texts are longer than the recipe takes "
             f"(max_length = {summary['recipe']['max_length']} tokens)"
         )
-    console.print(f"{'saved' if is_new else 'unchanged'}: {escape(str(folder))}")
-    if json is not None:
-        write_json(json, summary)
+    console.print(f"{'saved' if result.is_new else 'unchanged'}: {escape(str(result.folder))}")
+
+
+def _show_imported(report: "TrainingReport | None", folder: Path) -> None:
+    if report is not None:
+        console.print(escape(report.in_words()), soft_wrap=True)
+        return
+    console.print(
+        f"not imported, as there is no store here; where it is: gradus import training {escape(str(folder))}",
+        soft_wrap=True,
+    )

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from curation.audit.ordering import hardness
 from db.reading import among, read
 from db.tables.examples import Score, Teacher
+from db.teachers import MARGIN
 
-KIND = "margin"
 NAME = "margin of {}"
 _FALSE, _WIDTH = 0.6, 0.1  # strength far above the positive, and the cosine by which two thirds of it are reached
 _EASY, _FAR = 0.3, 0.5  # strength, and the margin from which a negative is too easy for a hard or medium grade
@@ -31,7 +31,7 @@ def margin_signs(
     Args:
         asked: Candidate id, query id, passage id and rank.
     """
-    newest = select(func.max(Teacher.id)).where(Teacher.kind == KIND).group_by(Teacher.name)
+    newest = select(func.max(Teacher.id)).where(Teacher.kind == MARGIN).group_by(Teacher.name)
     teachers = list(
         session.execute(select(Teacher.id, Teacher.name).where(Teacher.id.in_(newest)).order_by(Teacher.id))
     )

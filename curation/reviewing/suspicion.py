@@ -31,11 +31,11 @@ from curation.audit.duplicates import SHINGLE_WORDS, THRESHOLD
 from curation.audit.ordering import hardness
 from curation.audit.shingles import near_within, shingle
 from curation.judging.verdicts import last_words
-from curation.reviewing.margins import KIND as MARGIN
 from curation.reviewing.margins import margin_signs
 from db.reading import among, read
 from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.texts import Passage
+from db.teachers import scores_likeness
 
 PAGE = 1_000
 _JUDGED = {2: 0.7, 3: 0.9}
@@ -93,7 +93,7 @@ _Signs = list[tuple[float, str]]
 def teacher_norms(session: Session) -> dict[int, Norm]:
     """Mean and spread of what each teacher's newest version scored: one pass over the scores. Margins are no scores of
     likeness, so their teachers are left out."""
-    newest = select(func.max(Teacher.id)).where(Teacher.kind != MARGIN).group_by(Teacher.name)
+    newest = select(func.max(Teacher.id)).where(scores_likeness()).group_by(Teacher.name)
     names = {key: name for key, name in session.execute(select(Teacher.id, Teacher.name).where(Teacher.id.in_(newest)))}
     sums = select(Score.teacher_id, func.avg(Score.value), func.avg(Score.value * Score.value))
     rows = session.execute(sums.where(Score.teacher_id.in_(names)).group_by(Score.teacher_id))

@@ -1,22 +1,32 @@
 """`gradus train` as its user runs it: the printed plan, the tables, and refusals in one line."""
 
 import os
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import orjson
 import pytest
+from sqlalchemy import select
+
+from app.viewing.training_curves import stored_model, trained_model
+from db.check import check_store
+from db.store import Store
+from db.tables.training import Training
+from db.trainings import training_steps
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def run(release: Path, tiny_model: Path, tmp_path: Path) -> Run:
-    """Runs the command on a recipe with these lines."""
+    """Runs the command on a recipe with these lines; `until` ends it as a kill would, once that file is there."""
 
-    def run(lines: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def run(lines: str, *options: str, until: Path | None = None) -> subprocess.CompletedProcess[str]:
         recipe = tmp_path / "recipe.toml"
         recipe.write_text(
             f'name = "toy"\nrelease = "{release}"\nmodel = "{tiny_model}"\nmax_length = 16\nbatch_size = 4\n'
@@ -24,7 +34,13 @@ def run(release: Path, tiny_model: Path, tmp_path: Path) -> Run:
         )
         command = [str(Path(sys.executable).parent / "gradus"), "train", str(recipe), *options]
         env = {**os.environ, "GRADUS_DATA": str(tmp_path), "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=600)
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while until is not None and process.poll() is None:
+                time.sleep(0.02)
+                if until.is_file():
+                    process.kill()
+            out, err = process.communicate(timeout=600)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
 
@@ -49,6 +65,54 @@ def test_training_says_what_it_did_and_what_it_cut(run: Run, tmp_path: Path) -> 
     assert f"cut: {summary['num_texts_cut']} of {summary['num_texts']} texts" in done.stdout
     assert "per rank" in done.stdout and "per block" in done.stdout
     assert (tmp_path / "models" / "toy" / "model.safetensors").is_file()
+    told = " ".join(done.stdout.split())
+    assert "not imported, as there is no store here; where it is: gradus import training" in told
+    assert summary["imported"] is None and not list(tmp_path.glob("*.db"))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Store]:
+    store = Store.open(f"sqlite:///{path}")
+    yield store
+    store.close()
+
+
+def trainings(path: Path) -> list[str]:
+    with opened(path) as store, store.read() as session:
+        return list(session.scalars(select(Training.digest)))
+
+
+def test_a_training_killed_before_its_import_is_imported_by_the_next_call(run: Run, tmp_path: Path) -> None:
+    path, model = tmp_path / "store.db", tmp_path / "models" / "toy"
+    with opened(path):
+        pass
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("begin immediate")  # the import waits for its turn, and is killed there
+        done = run("max_steps = 4", until=model / "training.json")
+        writer.execute("rollback")
+    assert done.returncode == -9 and trainings(path) == []
+    for count in ("4 steps, 0 new scores", "its steps were there before, 0 new scores"):
+        done = run("max_steps = 4", "--json", str(tmp_path / "summary.json"))
+        assert done.returncode == 0, done.stderr
+        told = " ".join(done.stdout.split())
+        assert "unchanged: " in told and count in told and "negatives are not in this store" in told
+        report = orjson.loads((tmp_path / "summary.json").read_bytes())["imported"]
+        assert trainings(path) == [report["digest"]] and report["num_unknown"] == report["num_negatives"] > 0
+    with opened(path) as store:
+        with store.read() as session:
+            (training,) = session.scalars(select(Training))
+            steps, stored = training_steps(session, training.id), stored_model(session, training.id, "toy")
+        assert check_store(store, progress=lambda done, total: None) == []
+    assert steps == [orjson.loads(line) for line in (model / "metrics.jsonl").read_bytes().splitlines()]
+    assert stored == trained_model(tmp_path / "models", "toy") and stored.margins
+    assert training.started_at is not None and training.finished_at is not None
+    assert training.started_at <= training.finished_at
+
+
+def test_a_store_that_is_asked_for_and_not_there_is_refused_before_the_training(run: Run, tmp_path: Path) -> None:
+    done = run("max_steps = 4", "--store", f"sqlite:///{tmp_path}/slip.db")
+    assert done.returncode == 1 and "there is no store at" in done.stderr and "--store" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "models").exists()
 
 
 def test_refusals_are_one_line(run: Run) -> None:
