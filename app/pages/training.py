@@ -1,14 +1,23 @@
-"""Training: curves per rank, gradient variance by block, and margins before and after, from a model's own files."""
+"""Training: curves per rank, gradient variance by block, and margins before and after."""
 
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from app.pages.charts import curve_chart, variance_chart
-from app.pages.frame import ask, page, plain
+from app.pages.frame import ask, page, plain, store_url
 from app.settings import Settings
 from app.viewing.showing import cell
-from app.viewing.training_curves import TrainedModel, evaluation_rows, model_marks, trained_model, trained_models
+from app.viewing.training_curves import (
+    TrainedModel,
+    evaluation_rows,
+    listed_models,
+    model_marks,
+    stored_model,
+    trained_model,
+)
+from db.store import Store
 
 _TITLES = {
     "loss": "Loss",
@@ -17,19 +26,31 @@ _TITLES = {
     "written": "Similarity of the written negatives",
     "mined": "Similarity of the mined negatives",
 }
-_FACTS = ("release", "num_examples", "num_steps", "seconds_of_last_call", "bf16", "machine")
+_FACTS = ("release", "num_examples", "num_steps", "started_at", "finished_at", "bf16", "machine")
 
 
 @st.cache_data(show_spinner="Reading the model's files", max_entries=8)
-def _read(folder: str, name: str, marks: tuple[int, ...]) -> TrainedModel:
-    from pathlib import Path
-
+def _of_folder(folder: str, name: str, marks: tuple[int, ...]) -> TrainedModel:
     return trained_model(Path(folder), name)
 
 
-def show() -> None:
+@st.cache_data(show_spinner="Reading the training", max_entries=8)
+def _of_store(_store: Store, url: str, training_id: int, label: str) -> TrainedModel:
+    with _store.read() as session:
+        return stored_model(session, training_id, label)
+
+
+def _read(store: Store, folder: Path, label: str, source: int | str) -> TrainedModel:
+    if isinstance(source, int):
+        return _of_store(store, store_url(), source, label)
+    return _of_folder(str(folder), source, model_marks(folder, source))
+
+
+def show(store: Store) -> None:
     folder = Settings().models
-    names = trained_models(folder)
+    with store.read() as session:
+        sources = listed_models(session, folder)
+    names = list(sources)
     if not names:
         st.info("No model is trained yet. Run `gradus train RECIPE`.")
         return
@@ -40,7 +61,7 @@ def show() -> None:
     other = right.selectbox(
         "Beside it", [one for one in names if one != name], index=None, placeholder="none", format_func=cell
     )
-    models = [_read(str(folder), one, model_marks(folder, one)) for one in (name, other) if one is not None]
+    models = [_read(store, folder, one, sources[one]) for one in (name, other) if one is not None]
     _show_facts(models)
     _show_evaluation()
     st.subheader("Curves per rank")
@@ -68,7 +89,7 @@ def _show_facts(models: list[TrainedModel]) -> None:
         parts += [f"{key.replace('_', ' ')}: {model.summary[key]}" for key in _FACTS if key in model.summary]
         st.text(cell(f"{model.name}: {', '.join(parts) or 'still in training, or of another version'}", 900))
         if model.missing:
-            st.caption(f"Not there: {plain(', '.join(model.missing))}")
+            st.caption(f"Not told: {plain(', '.join(model.missing))}")
 
 
 def _show_evaluation() -> None:
@@ -131,5 +152,5 @@ def _show_margins(models: list[TrainedModel]) -> None:
     st.dataframe(rows, hide_index=True, width="stretch", column_config=config)
 
 
-with page("Training"):
-    show()
+with page("Training") as opened:
+    show(opened)

@@ -1,17 +1,25 @@
-"""Trained models of the data folder, as their files tell: curves per rank, gradient variance, margins before and after.
+"""Trainings as the store tells, or the models' own files: curves per rank, gradient variance, margins before and after.
 
-Only files beside the model are read, and only folders directly below the models' one: a name cannot lead out of it.
-What a trainer of another version did not write is missing, never an error.
+A training that is in the store is read there, whichever machine it ran on; one that is still going on, or was never
+imported, from its folder. Only files beside the model are read, and only folders directly below the models' one: a name
+cannot lead out of it. What a trainer of another version did not write is missing, never an error.
+
+Shape suffix: S, the steps that trained on a rank.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from sqlalchemy.orm import Session
 
 from app.errors import AppError
+from db.digest import digest_of
+from db.tables.training import Training
+from db.trainings import training_names, training_steps
 
 MEASURES = ("loss", "positive", "written", "mined", "gradient_norm")
 _MOST_POINTS = 240
@@ -30,6 +38,42 @@ class TrainedModel:
     margins: list[dict[str, Any]]
     before_after: list[dict[str, Any]]
     missing: list[str] = field(default_factory=list)
+
+
+def listed_models(session: Session, folder: Path) -> dict[str, int | str]:
+    """Where each training is read from, by its label: its key in the store, or the name of its folder.
+
+    Folders that are not in the store come first, then the store's newest; what shares a name has its digest with it.
+    """
+    stored = training_names(session)
+    known = {one.digest for one in stored}
+    found: list[tuple[str, str, int | str]] = [
+        (name, "not in the store", name) for name in trained_models(folder) if _digest(folder / name) not in known
+    ]
+    found += [(one.name, one.digest[:8], one.id) for one in stored]
+    num = Counter(name for name, _, _ in found)
+    return {name if num[name] == 1 else f"{name} ({mark})": source for name, mark, source in found}
+
+
+def _digest(model: Path) -> str | None:
+    """What names the training in a store; None while it is going on, or where training.json is broken."""
+    try:
+        summary = _json(model / "training.json")
+    except AppError:
+        return None
+    return digest_of(summary) if summary else None
+
+
+def stored_model(session: Session, training_id: int, label: str) -> TrainedModel:
+    """The curves of a training in the store.
+
+    Raises:
+        AppError: It is not there.
+    """
+    training = session.get(Training, training_id)
+    if training is None:
+        raise AppError(f"there is no training {training_id} in the store")
+    return _model(label, {**training.summary, "recipe": training.recipe}, training_steps(session, training_id), [])
 
 
 def trained_models(folder: Path) -> list[str]:
@@ -51,22 +95,26 @@ _FILES = ("metrics.jsonl", "training.json")
 def model_marks(folder: Path, name: str) -> tuple[int, ...]:
     """What changes when a model's files do."""
     model = _inside(folder, name)
-    files = [model / one for one in (*_FILES, "margins.parquet")]
+    files = [model / one for one in _FILES]
     return tuple(stat for file in files if file.is_file() for stat in (file.stat().st_mtime_ns, file.stat().st_size))
 
 
 def trained_model(folder: Path, name: str) -> TrainedModel:
-    """The curves of one model.
+    """The curves of the model in a folder.
 
     Raises:
         AppError: There is no model of this name directly in the folder, or a file of it cannot be read.
     """
     model = _inside(folder, name)
-    missing = [one for one in (*_FILES, "margins.parquet") if not (model / one).is_file()]
-    summary = _json(model / "training.json")
-    steps = _lines(model / "metrics.jsonl")
-    margins, before_after = _margins(model / "margins.parquet")
-    return TrainedModel(name, summary, _thinned(steps), _blocks(summary, steps), margins, before_after, missing)
+    missing = [one for one in _FILES if not (model / one).is_file()]
+    return _model(name, _json(model / "training.json"), _lines(model / "metrics.jsonl"), missing)
+
+
+def _model(label: str, summary: dict[str, Any], steps: list[dict[str, Any]], missing: list[str]) -> TrainedModel:
+    margins, before_after = _margins(steps)
+    if steps and not margins:
+        missing = [*missing, "figures per rank"]
+    return TrainedModel(label, summary, _thinned(steps), _blocks(summary, steps), margins, before_after, missing)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -173,42 +221,35 @@ def _blocks_of(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return blocks
 
 
-def _margins(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _margins(steps: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Margin (positive less negative) per rank over the steps, and what became of it.
 
     Returns two lists of rows: (step, rank, margin), thinned; and (rank, num, mean margin and share above the positive
-    in the first and in the last quarter of the rank's steps).
+    in the first and in the last quarter of the rank's steps). Steps count by their numbers of negatives.
     """
-    if not _readable(file):
+    found: dict[str, list[tuple[int, int, float, float]]] = {}
+    for row in steps:
+        at, ranks = _number(row.get("step")), row.get("ranks")
+        for label, told in ranks.items() if at is not None and isinstance(ranks, dict) else ():
+            names = ("negatives", "margin", "above_positive")
+            num, margin, above = (_number(told.get(n)) if isinstance(told, dict) else None for n in names)
+            if num is not None and num >= 1 and margin is not None:
+                found.setdefault(str(label), []).append((int(at or 0), int(num), margin, above or 0.0))
+    if not found:
         return [], []
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        there = pq.read_schema(file).names
-        if not {"step", "rank", "margin"} <= set(there):
-            return [], []
-        table = pq.read_table(file, columns=["step", "rank", "margin"])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise AppError(f"{file.name} of {file.parent.name!r} cannot be read: {error}") from error
-    steps = table["step"].to_numpy().astype(np.int64)
-    margins = table["margin"].to_numpy().astype(np.float64)
-    ranks = table["rank"].fill_null(0).to_numpy().astype(np.int64)
-    if not len(steps):
-        return [], []
-    first, last = int(steps.min()), int(steps.max())
+    first, last = (end(step for rows in found.values() for step, *_ in rows) for end in (min, max))
     width = max(1, -(-(last - first + 1) // _MOST_POINTS))
     curve, change = [], []
-    for rank in sorted(set(ranks.tolist()), key=lambda one: one or 1_000):
-        name = f"N{rank}" if rank else "mined"
-        mine = (ranks == rank) & np.isfinite(margins)
-        curve += _curve(name, (steps[mine] - first) // width, margins[mine], first, width)
-        change += _change(name, steps[mine], margins[mine])
+    for label in sorted(found):  # digits before `mined`
+        name = label if label == "mined" else f"N{label}"
+        steps_S, nums_S, margins_S, above_S = (np.array(column) for column in zip(*found[label], strict=True))
+        curve += _curve(name, (steps_S - first) // width, nums_S, margins_S, first, width)
+        change.append(_change(name, steps_S, nums_S, margins_S, above_S))
     return curve, change
 
 
-def _curve(name: str, bins: Any, margins: Any, first: int, width: int) -> list[dict[str, Any]]:
-    sums, nums = np.bincount(bins, margins), np.bincount(bins)
+def _curve(name: str, bins_S: Any, nums_S: Any, margins_S: Any, first: int, width: int) -> list[dict[str, Any]]:
+    sums, nums = np.bincount(bins_S, margins_S * nums_S), np.bincount(bins_S, nums_S)
     return [
         {"step": first + place * width, "rank": name, "margin": round(float(total / num), 6)}
         for place, (total, num) in enumerate(zip(sums, nums, strict=True))
@@ -216,17 +257,14 @@ def _curve(name: str, bins: Any, margins: Any, first: int, width: int) -> list[d
     ]
 
 
-def _change(name: str, steps: Any, margins: Any) -> list[dict[str, Any]]:
+def _change(name: str, steps_S: Any, nums_S: Any, margins_S: Any, above_S: Any) -> dict[str, Any]:
     """Of the rank's own steps: a curriculum may train on it for a part of the training only."""
-    if not len(steps):
-        return []
-    share = (steps - steps.min()) / max(1, int(steps.max() - steps.min()))
-    early, late = margins[share <= _EARLY], margins[share >= 1 - _EARLY]
-    row: dict[str, Any] = {"rank": name, "num": len(margins)}
-    for when, values in (("before", early), ("after", late)):
-        row[when] = float(values.mean()) if len(values) else None
-        row[f"above_{when}"] = float((values < 0).mean()) if len(values) else None
-    return [row]
+    share_S = (steps_S - steps_S.min()) / max(1, int(steps_S.max() - steps_S.min()))
+    row: dict[str, Any] = {"rank": name, "num": int(nums_S.sum())}
+    for when, mine in (("before", share_S <= _EARLY), ("after", share_S >= 1 - _EARLY)):
+        row[when] = float(np.average(margins_S[mine], weights=nums_S[mine]))
+        row[f"above_{when}"] = float(np.average(above_S[mine], weights=nums_S[mine]))
+    return row
 
 
 def evaluation_rows(file: Path) -> tuple[str, list[dict[str, Any]]]:
