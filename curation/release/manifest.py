@@ -30,6 +30,7 @@ from db.runs import code_version
 from db.store import Store
 from db.tables.examples import Score, Teacher
 from db.tables.ledger import Run
+from db.teachers import scores_likeness
 
 FORMAT = 2
 _SORTED = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
@@ -157,8 +158,8 @@ def _origins(store: Store, builder: Builder) -> dict[str, Any]:
 
 
 def _teachers(session: Session, finders: Collection[int]) -> list[dict[str, Any]]:
-    """Every teacher that scored, and those that found candidates of the release."""
-    has_scores = exists().where(Score.teacher_id == Teacher.id)
+    """Every teacher that scored likeness, and those that found candidates of the release."""
+    has_scores = exists().where(Score.teacher_id == Teacher.id) & scores_likeness()
     columns = (Teacher.name, Teacher.version, Teacher.kind, Teacher.max_length, Teacher.prompt, has_scores)
     rows = [
         {"name": name, "version": version, "kind": kind, "max_length": length, "prompt": prompt, "has_scores": scored}

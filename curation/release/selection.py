@@ -41,6 +41,7 @@ from db.tables.examples import Candidate, Example, Score, Task, Teacher
 from db.tables.ledger import Run
 from db.tables.releases import ReleaseItem
 from db.tables.texts import Collection, Passage, Query
+from db.teachers import scores_likeness
 
 Parts = NDArray[np.int8]
 _PAGE = 1_000
@@ -160,10 +161,12 @@ class Selection:
         )
 
     def _known_teachers(self) -> dict[int, str]:
-        """Names of the teachers, oldest first: a teacher's newest version speaks."""
-        rows = self._session.execute(select(Teacher.id, Teacher.name, Teacher.version).order_by(Teacher.id))
-        known = None if self._frozen is None else self._frozen.teachers
-        return {key: name for key, name, version in rows if known is None or (name, version) in known}
+        """Names of the teachers, oldest first: a teacher's newest version speaks. Margins of training stay here."""
+        teachers = select(Teacher.id, Teacher.name, Teacher.version).order_by(Teacher.id)
+        if self._frozen is None:
+            return {key: name for key, name, _ in self._session.execute(teachers.where(scores_likeness()))}
+        rows, known = self._session.execute(teachers), self._frozen.teachers
+        return {key: name for key, name, version in rows if (name, version) in known}
 
     def _judged_relevant(self, keys: Sequence[int]) -> set[tuple[int, int]]:
         """(query, passage) of the negatives that answer their query, a judge says."""
