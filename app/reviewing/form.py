@@ -18,6 +18,7 @@ from db.tables.examples import Teacher
 from db.tables.ledger import Run
 from db.tables.releases import Release
 from db.tables.review import ReviewSession
+from db.teachers import scores_likeness
 
 _MOST_NAMES = 300
 
@@ -37,7 +38,8 @@ def choices(session: Session) -> Choices:
     """What the form offers; of each at most so many that the page stays small."""
     runs = session.scalars(select(Run.name).where(Run.kind != "review").order_by(Run.id.desc()).limit(_MOST_NAMES))
     releases = session.scalars(select(Release.name).order_by(Release.id.desc()).limit(_MOST_NAMES))
-    teachers = session.scalars(select(Teacher.name).order_by(Teacher.id.desc()).limit(_MOST_NAMES))
+    newest = select(Teacher.name).where(scores_likeness()).order_by(Teacher.id.desc())
+    teachers = session.scalars(newest.limit(_MOST_NAMES))
     sessions = session.scalars(select(ReviewSession.name).order_by(ReviewSession.id.desc()).limit(_MOST_NAMES))
     invited = [one.name for one in people(session) if one.is_active and one.role != "reader"]
     listed = (runs, releases, teachers, invited[:_MOST_NAMES], sessions)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.ledger import Run
 from db.tables.texts import Passage, Query
+from db.teachers import scores_likeness
 
 ORIGINS = ("synthetic", "edited", "mined", "corpus")
 GRADES = ("hard", "medium", "easy")
@@ -162,10 +163,11 @@ def _contains(column: Any, text: str, is_sqlite: bool) -> Any:
 
 
 def teachers_of(session: Session, limit: int = 50) -> list[tuple[int, str]]:
-    """(id, name) of the newest teachers that have scored something."""
+    """(id, name) of the newest teachers that have scored something; margins of training stand last."""
     has_scored = select(Score.teacher_id).where(Score.teacher_id == Teacher.id).exists()
     newest = select(Teacher.id, Teacher.name).where(has_scored).order_by(Teacher.id.desc()).limit(limit)
-    return [(key, name) for key, name in session.execute(newest)]
+    rows = [*session.execute(newest.where(scores_likeness())), *session.execute(newest.where(~scores_likeness()))]
+    return [(key, name) for key, name in rows[:limit]]
 
 
 def runs_of(session: Session, limit: int = 200) -> list[tuple[int, str]]:

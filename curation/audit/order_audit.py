@@ -21,6 +21,7 @@ from db.store import Store
 from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.ledger import Run
 from db.tables.texts import Passage, Query
+from db.teachers import scores_likeness
 
 _BATCH = 500
 Progress = Callable[[int, int | None], None]
@@ -124,9 +125,10 @@ def _report(teacher: Teacher, groups: list[GroupAudit]) -> OrderAudit:
 
 
 def scoring_teachers(session: Session) -> list[str]:
-    """Names of the teachers that have scored something, the newest first."""
+    """Names of the teachers that have scored something, the newest first; margins of training are left out."""
     has_scored = exists().where(Score.teacher_id == Teacher.id)
-    return list(dict.fromkeys(session.scalars(select(Teacher.name).where(has_scored).order_by(Teacher.id.desc()))))
+    newest = select(Teacher.name).where(has_scored, scores_likeness()).order_by(Teacher.id.desc())
+    return list(dict.fromkeys(session.scalars(newest)))
 
 
 def newest_teacher(session: Session, name: str) -> Teacher:

@@ -22,6 +22,7 @@ from db.tables.examples import Candidate, Example, Score, Teacher
 from db.tables.ledger import Run
 from db.tables.review import ItemCandidate, Reviewer, ReviewItem, ReviewSession
 from db.tables.texts import Passage, Query
+from db.teachers import scores_likeness
 from db.texts import put_passages
 
 # Similarity of a query and a passage, by the teacher's name.
@@ -60,7 +61,7 @@ def rescore(session: Session, item_id: int, candidate_id: int, text: str, scorin
     for passage, teacher, value in session.execute(
         select(Score.passage_id, Teacher.name, Score.value)
         .join(Teacher, Teacher.id == Score.teacher_id)
-        .where(Score.query_id == query_id, Score.passage_id.in_(keys))
+        .where(Score.query_id == query_id, Score.passage_id.in_(keys), scores_likeness())
         .order_by(Teacher.id)
     ):
         known[passage][teacher] = value

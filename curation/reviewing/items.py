@@ -24,6 +24,7 @@ from db.tables.judgements import Judge, Judgement
 from db.tables.ledger import Completion, CompletionBody, Run
 from db.tables.review import CurrentDecision, Decision, ItemCandidate, Reviewer, ReviewItem, ReviewSession, Rubric
 from db.tables.texts import Passage, Query
+from db.teachers import scores_likeness
 
 _MAX_CONTEXT = 16
 _MAX_CANDIDATES = 500
@@ -199,12 +200,16 @@ def _candidates(session: Session, head: Any, item_id: int) -> list[Any]:
 
 
 def _scores(session: Session, query_id: int, passages: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Similarity by passage and teacher; of a teacher in several versions the newest that scored speaks."""
+    """Similarity by passage and teacher; of a teacher in several versions the newest that scored speaks.
+
+    Margins of training are told among the reasons.
+    """
     found: dict[int, dict[str, float]] = defaultdict(dict)
     rows = session.execute(
         select(Score.passage_id, Teacher.name, Score.value)
         .select_from(Teacher)
         .join(Score, and_(Score.teacher_id == Teacher.id, Score.query_id == query_id, Score.passage_id.in_(passages)))
+        .where(scores_likeness())
         .order_by(Teacher.id)
     )
     for passage, teacher, value in rows:
