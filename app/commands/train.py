@@ -34,6 +34,8 @@ def train(
     settings = Settings()
     resolved = load_recipe(recipe, TrainRecipe)
     release = release_folder(resolved)
+    is_main = os.environ.get("RANK", "0") == "0"
+    told = store_to_tell(store) if is_main and not dry_run else None
     from trainer.training import plan_training
     from trainer.training import train as run
 
@@ -47,8 +49,6 @@ def train(
 
     trained = settings.models / resolved.model
     start = trained if (trained / "training.json").is_file() else any_model_folder(resolved.model)
-    is_main = os.environ.get("RANK", "0") == "0"
-    told = store_to_tell(store) if is_main else None
     with progress_bar(f"Training {resolved.name}") if is_main else nullcontext(_silent) as progress:
         result = run(resolved, release, start, output=settings.models / resolved.name, progress=progress)
     if is_main:

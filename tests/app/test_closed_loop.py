@@ -14,15 +14,26 @@ from sqlalchemy import select
 
 from app.closed_loop import import_training
 from app.errors import AppError
+from app.reviewing.form import choices
+from app.viewing.browsing import teachers_of
+from curation.audit.order_audit import newest_teacher, scoring_teachers
+from curation.release.recipe import Mix, ReleaseRecipe
+from curation.release.release import create_release
+from curation.reviewing.items import item_view
+from curation.reviewing.recipe import SessionRecipe
+from curation.reviewing.sessions import create_session
 from curation.reviewing.suspicion import suspicion_of, teacher_norms
 from db.check import check_store
 from db.digest import digest_of
 from db.examples import NewCandidate, put_candidates, put_examples
+from db.insert import insert_missing
 from db.runs import start_run
 from db.store import Store
 from db.tables.examples import Candidate, Example, Score, Teacher
+from db.tables.review import Reviewer, ReviewItem
 from db.tables.texts import Passage
 from db.tables.training import Training
+from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
 from db.trainings import training_names, training_steps
 
@@ -222,3 +233,32 @@ def test_a_broken_folder_is_refused_whole(tmp_path: Path, name: str, content: by
         assert "\n" not in str(caught.value)
         with store.read() as session:
             assert session.scalars(select(Training.id)).all() == []
+
+
+def test_margins_are_picked_as_a_teacher_by_nobody_who_did_not_ask(store: Store, tmp_path: Path) -> None:
+    known = _fill(store)
+    with store.write() as session:
+        teacher = put_teacher(session, name="minilm", version="w", kind="bi-encoder")
+        query = session.scalars(select(Example.query_id).where(Example.digest == known["near"][0])).one()
+        passages = session.scalars(select(Passage.id)).all()
+        rows = [{"teacher_id": teacher, "query_id": query, "passage_id": key, "value": 0.5} for key in passages]
+        insert_missing(session, Score, [{**row, "num_tokens": 3} for row in rows])
+    margin = import_training(store, _model(tmp_path / "m", [(*known[text][:2], 0.5) for text in known])).teacher
+    assert margin == "margin of small"
+    with store.write() as session:
+        assert scoring_teachers(session) == ["minilm"] and newest_teacher(session, margin).kind == "margin"
+        assert choices(session).teachers == ("minilm",)
+        assert [name for _, name in teachers_of(session)] == ["minilm", margin]
+        ann = Reviewer(name="ann", pseudonym="ann-x", role="admin")
+        session.add(ann)
+        session.flush()
+        recipe = SessionRecipe.model_validate({"name": "s", "queue": {"order": "suspicion"}, "reviewers": ["ann"]})
+        create_session(session, recipe, ann)
+        views = [item_view(session, item, ann) for item in session.scalars(select(ReviewItem.id))]
+    told = {one.text: one.scores for view in views for one in view.negatives}
+    assert {view.axis for view in views} == {"minilm", None} and told["plain"] == {"minilm": 0.5}
+    create_release(store, ReleaseRecipe(mix=Mix(slots=2)), "toy-1.0.0", folder=tmp_path)
+    manifest = orjson.loads((tmp_path / "toy-1.0.0" / "manifest.json").read_bytes())
+    assert [one["name"] for one in manifest["teachers"]] == ["minilm"]
+    rows = pq.read_table(tmp_path / "toy-1.0.0" / "graded").to_pylist()
+    assert {one["teacher"] for row in rows for each in row["negatives"] for one in each["scores"]} == {"minilm"}

@@ -24,6 +24,7 @@ from db.tables.ledger import RunRequest
 from db.tables.releases import Release
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
+from db.trainings import NewTraining, put_training
 from generator.ledger import Answer, enqueue, record
 from generator.models import facts_of
 from generator.plan import Planned
@@ -102,7 +103,35 @@ def fill(store: Store) -> None:
         add_rejections(session, run.id, [Rejected("ex-0", 2, HOSTILE[:90], LONG)])
         for number in (0, 1):
             session.add(_release(number))
+        put_training(session, _training())
         _dispute(session)
+
+
+def _training() -> NewTraining:
+    """One that came from another machine; its plain name is for the URL."""
+    figures = dict.fromkeys(("loss", "similarity", "margin", "above_positive", "gradient", "gradient_variance"), 0.5)
+    names = (
+        "rank",
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "query_gradient_variance",
+        "positive",
+        "written",
+        "mined",
+    )
+    ranks = {"1": {"negatives": 2, **figures}, "<b>b</b>": {"negatives": 1, **figures}}
+    steps = [{"step": n, "block": 1, "masked": 0, "ranks": ranks, **dict.fromkeys(names, n)} for n in range(9)]
+    recipe = {"name": "stored", "model": LONG, "schedule": HOSTILE, "pooling": HOSTILE}
+    blocks = [{"block": HOSTILE, "rank": HOSTILE, "loss": 0.5, "gradient_variance": 0.5}]
+    summary = {
+        "recipe": recipe,
+        "release": HOSTILE[:200],
+        "release_digest": "d" * 64,
+        "machine": LONG,
+        "blocks": blocks,
+    }
+    return NewTraining(summary, LONG, None, None, steps)
 
 
 def _dispute(session: Any) -> None:
@@ -207,8 +236,8 @@ def require_text_only(page: "Page") -> None:
 
 
 PATHS = (
-    "", "audit", "runs", "store_browser", "store_browser?example=1&text=zero", "releases", "training", "agreement",
-    "adjudication", "bulk",
+    "", "audit", "runs", "store_browser", "store_browser?example=1&text=zero", "releases", "training",
+    "training?model=stored", "agreement", "adjudication", "bulk",
 )  # fmt: skip
 
 
