@@ -3,38 +3,30 @@
 Every arm is a training recipe over the release, or over a copy of it with other slots; an arm and a seed are one run.
 A run's values stay on disk under a digest of all that decides them, so that a table that was cut off goes on where it
 stopped, and asking for one more arm trains that arm alone.
-
-| kind | what changes | after |
-|---|---|---|
-| curriculum | the schedule | Negative Matters, ACL 2025 long.1501 |
-| pooling | mean, last, ATA's three forms | the same |
-| mixing | written only, mined only, direct, hybrid | SyNeg, arXiv 2412.17250 |
-| ratio | R, written to mined negatives | the same |
-| temperature | of the loss | the same |
-| negatives | in-batch, random, mined, one rank, hybrid | the same, and NV-Retriever, arXiv 2407.15831 |
 """
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
 
+from app.ablation_course import course_of
 from app.ablation_releases import Slotting, slotted_release
 from app.errors import AppError
 from app.evaluating.measuring import EvaluationSet, Values, opened_model
 from app.recipes import checked
 from curation.embeddings import any_model_folder, folder_digest
 from db.digest import digest_of
+from trainer.curriculum import Step, describe_plan, plan_steps
+from trainer.errors import TrainerError
 from trainer.recipe import TrainRecipe
 from trainer.release import read_release
 
-Kind = Literal["curriculum", "pooling", "mixing", "ratio", "temperature", "negatives"]
-RATIOS = (0.2, 0.5, 0.7, 1.0, 1.5, 2.0, 2.5)
-TEMPERATURES = (0.005, 0.01, 0.017, 0.02, 0.027, 0.05)
 BASE = "before training"
 Progress = Callable[[int, int | None], None]
 _KEPT = ("training.json", "metrics.jsonl")
@@ -53,54 +45,27 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """Arms that are compared, the first trained one being what the others are compared with."""
+    """Arms that are compared, one of them being what the others are compared with.
+
+    Attributes:
+        notes: What a reader of the table should know of the arms, a line each.
+    """
 
     name: str
     arms: tuple[Arm, ...]
     reference: str
+    notes: tuple[str, ...] = ()
 
 
-def ablation_of(kind: Kind, recipe: TrainRecipe, slots: int) -> Ablation:
-    """The arms of a kind around a recipe; each keeps the number of negatives of a row, `slots`."""
-    base = Arm(BASE, is_trained=False)
-    arms: dict[str, Arm] = {}
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """An arm and a seed as they are trained; the recipe's name is a digest of all that decides the weights."""
 
-    def add(name: str, changes: Mapping[str, Any] | None = None, **more: Any) -> None:
-        arms[name] = Arm(name, changes or {}, **more)
-
-    match kind:
-        case "curriculum":
-            for schedule in (
-                "easy_to_hard",
-                *(f"fixed:{rank}" for rank in (3, 2, 4, 1)),
-                "random",
-                "reverse",
-                "mixture",
-            ):
-                add(schedule, {"schedule": schedule})
-        case "pooling":
-            for pooling in ("log1p", "sum", "mean", "last"):
-                add(pooling, {"pooling": pooling})
-            add("log1p, detached", {"pooling": "log1p", "detach_weights": True})
-        case "mixing":
-            add("hybrid", slotting=Slotting("hybrid", slots, 0.7))
-            for mix in ("direct", "synthetic", "mined"):
-                add(mix, slotting=Slotting(mix, slots, 0.7))
-        case "ratio":
-            for ratio in sorted(RATIOS, key=lambda one: one != 0.7):
-                add(f"R = {ratio:g}", slotting=Slotting("hybrid", slots, ratio), place=ratio)
-        case "temperature":
-            for temperature in sorted({*TEMPERATURES, recipe.temperature}, key=lambda t: (t != recipe.temperature, t)):
-                add(f"{temperature:g}", {"temperature": temperature}, place=temperature)
-        case "negatives":
-            add("hybrid", slotting=Slotting("hybrid", slots, 0.7))
-            add("in-batch", {"schedule": "mixture", "negatives": {"written": 0, "mined": 0}})
-            add("random", {"schedule": "mixture"}, slotting=Slotting("random", slots))
-            add("mined", {"schedule": "mixture"}, slotting=Slotting("mined", slots))
-            for rank in (1, 2, 3, 4):
-                add(f"N{rank} alone", {"schedule": f"fixed:{rank}", "negatives": {"written": 1, "mined": 0}})
-    first = next(iter(arms))
-    return Ablation(kind, (base, *arms.values()), first)
+    recipe: TrainRecipe
+    release: Path
+    release_digest: str
+    weights: str
+    steps: Sequence[Step]
 
 
 def run_ablation(
@@ -116,54 +81,126 @@ def run_ablation(
 ) -> dict[str, Any]:
     """Train and measure what is missing in `folder`, and report all.
 
+    An arm that the release has no negatives for is left out before anything is trained, and told.
+
     Raises:
-        TrainerError: The release cannot be read, or lacks what an arm needs.
+        AppError, TrainerError: The release cannot be read, or lacks what the arm needs that others are compared with.
     """
     if not seeds:
         raise AppError("seeds: give one or more")
+    weights = folder_digest(any_model_folder(recipe.model))
+    left_out: dict[str, str] = {}
+    trainings: dict[str, list[_Training]] = {}
+    for arm in (arm for arm in ablation.arms if arm.is_trained):
+        try:
+            trainings[arm.name] = [_planned(arm, recipe, release, folder, seed, weights) for seed in seeds]
+        except (AppError, TrainerError) as error:
+            if arm.name == ablation.reference:
+                raise
+            left_out[arm.name] = str(error)
+            tell(f"{arm.name} is left out: {error}")
     runs: dict[str, list[Values]] = {}
-    for arm in ablation.arms:
+    for arm in (arm for arm in ablation.arms if arm.name not in left_out):
         runs[arm.name] = []
-        for seed in seeds if arm.is_trained else seeds[:1]:
-            tell(f"{arm.name}, seed {seed}" if arm.is_trained else arm.name)
-            runs[arm.name].append(_run(arm, recipe, release, sets, folder, seed, progress))
-    return report_of_runs(ablation, sets, runs, {"recipe": recipe.model_dump(mode="json"), "seeds": list(seeds)})
-
-
-def _run(
-    arm: Arm,
-    recipe: TrainRecipe,
-    release: Path,
-    sets: Sequence[EvaluationSet],
-    folder: Path,
-    seed: int,
-    progress: Progress,
-) -> Values:
-    """Values of an arm and a seed, `SET/METRIC` to units; from disk where they are."""
-    source = slotted_release(release, arm.slotting, folder / "releases", seed) if arm.is_trained else release
-    trained = arm_recipe(arm, recipe, seed)
-    decided = {
-        "recipe": trained.model_dump(mode="json", exclude={"name", "checkpoint_every"}) if arm.is_trained else None,
-        "weights": folder_digest(any_model_folder(recipe.model)),
-        "release": read_release(source, recipe.split).digest if arm.is_trained else None,
-        "sets": [[one.data, one.split, one.num_units, list(one.metrics), dict(one.facts)] for one in sets],
+        if not arm.is_trained:
+            tell(arm.name)
+            runs[arm.name].append(_untrained(arm, recipe.model, weights, sets, folder, progress))
+            continue
+        for seed, training in zip(seeds, trainings[arm.name], strict=True):
+            tell(f"{arm.name}, seed {seed}")
+            runs[arm.name].append(_run(arm, training, sets, folder, progress))
+    facts = {
+        "recipe": recipe.model_dump(mode="json"),
+        "seeds": list(seeds),
+        "notes": list(ablation.notes),
+        "left_out": left_out,
     }
-    path = folder / "runs" / f"{digest_of(decided)[:24]}.json"
-    if path.is_file():
-        return {
-            name: np.array(column, np.float64) for name, column in orjson.loads(path.read_bytes())["values"].items()
+    report = report_of_runs(ablation, sets, runs, facts)
+    report["training"] = {
+        name: {
+            **_negatives(several[0]),
+            **course_of([folder / "journals" / one.recipe.name for one in several], warmup=recipe.warmup),
         }
-    name = trained.name
-    model = _trained(trained, source, folder, progress) if arm.is_trained else recipe.model
-    values = measure_sets(model, sets, folder / "embeddings", progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
+        for name, several in trainings.items()
+    }
+    return report
+
+
+def _planned(arm: Arm, recipe: TrainRecipe, release: Path, folder: Path, seed: int, weights: str) -> _Training:
+    source = slotted_release(release, arm.slotting, folder / "releases", seed, split=recipe.split)
+    trained = arm_recipe(arm, recipe, seed)
+    read = read_release(source, recipe.split)
+    decided = {"recipe": _deciding(trained), "weights": weights, "release": read.digest}
+    named = trained.model_copy(update={"name": f"arm-{digest_of(decided)[:12]}"})
+    return _Training(named, source, read.digest, weights, plan_steps(named, read.examples))
+
+
+def _deciding(recipe: TrainRecipe) -> dict[str, Any]:
+    """What of a recipe decides the weights."""
+    return recipe.model_dump(mode="json", exclude={"name", "checkpoint_every"})
+
+
+def _negatives(training: _Training) -> dict[str, Any]:
+    """Rows of a training and their own negatives, by kind; the ratio of the two where there are both."""
+    examples = read_release(training.release, training.recipe.split).examples
+    plan = describe_plan(training.steps, examples, training.recipe)
+    names = {"rows": "rows", "written": "written", "of another rank": "of_another_rank", "mined": "mined"}
+    sums = {name: sum(block[column] for block in plan) for column, name in names.items()}
+    return {**sums, "ratio": sums["written"] / sums["mined"] if sums["mined"] and sums["written"] else None}
+
+
+def _untrained(
+    arm: Arm, model: str, weights: str, sets: Sequence[EvaluationSet], folder: Path, progress: Progress
+) -> Values:
+    decided = {"recipe": None, "weights": weights, "release": None, "sets": _named(sets)}
+    return _kept(folder, decided) or _keep(folder, decided, arm.name, measure_sets(model, sets, folder, progress))
+
+
+def _run(arm: Arm, training: _Training, sets: Sequence[EvaluationSet], folder: Path, progress: Progress) -> Values:
+    """Values of an arm and a seed, `SET/METRIC` to units; from disk where they are."""
+    decided = {
+        "recipe": _deciding(training.recipe),
+        "weights": training.weights,
+        "release": training.release_digest,
+        "sets": _named(sets),
+    }
+    kept = _kept(folder, decided)
+    if kept is not None:
+        return kept
+    name = training.recipe.name
+    values = measure_sets(_trained(training, folder, progress), sets, folder, progress)
+    target = folder / "journals" / name
+    target.mkdir(parents=True, exist_ok=True)
+    for file in _KEPT:
+        shutil.copyfile(folder / "models" / name / file, target / file)
+    _keep(folder, decided, arm.name, values)
+    shutil.rmtree(folder / "models" / name)  # it can be made again; what its training said is kept
+    return values
+
+
+def _named(sets: Sequence[EvaluationSet]) -> list[Any]:
+    """What a run's digest knows of the sets."""
+    return [[one.data, one.split, one.num_units, list(one.metrics), dict(one.facts)] for one in sets]
+
+
+def _file(folder: Path, decided: Mapping[str, Any]) -> Path:
+    return folder / "runs" / f"{digest_of(decided)[:24]}.json"
+
+
+def _kept(folder: Path, decided: Mapping[str, Any]) -> Values | None:
+    path = _file(folder, decided)
+    if not path.is_file():
+        return None
+    columns = orjson.loads(path.read_bytes())["values"]
+    return {name: np.array(column, np.float64) for name, column in columns.items()}
+
+
+def _keep(folder: Path, decided: Mapping[str, Any], arm: str, values: Values) -> Values:
     columns = {key: [None if np.isnan(value) else float(value) for value in column] for key, column in values.items()}
-    path.with_suffix(".partial").write_bytes(
-        orjson.dumps({"arm": arm.name, "seed": seed, "name": name, **decided, "values": columns})
-    )
+    path = _file(folder, decided)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".partial").write_bytes(orjson.dumps({"arm": arm, **decided, "values": columns}))
     path.with_suffix(".partial").rename(path)
-    if arm.is_trained:
-        _keep_the_journal(folder / "models" / name, folder / "journals" / name)
     return values
 
 
@@ -176,33 +213,28 @@ def arm_recipe(arm: Arm, recipe: TrainRecipe, seed: int) -> TrainRecipe:
     fields = recipe.model_dump(mode="json") | dict(arm.changes) | {"seed": seed}
     if arm.slotting is not None:
         fields["negatives"] = None  # the copy's own slots
-    digest = digest_of({name: value for name, value in fields.items() if name != "name"})[:12]
-    return checked(fields | {"name": f"arm-{digest}"}, TrainRecipe, f"arm {arm.name!r}: ")
+    return checked(fields, TrainRecipe, f"arm {arm.name!r}: ")
 
 
-def _trained(recipe: TrainRecipe, release: Path, folder: Path, progress: Progress) -> str:
+def _trained(training: _Training, folder: Path, progress: Progress) -> str:
     from trainer.training import train
 
-    (folder / "models").mkdir(parents=True, exist_ok=True)
+    recipe, models = training.recipe, folder / "models"
+    models.mkdir(parents=True, exist_ok=True)
     start = any_model_folder(recipe.model)
-    return str(train(recipe, release, start, output=folder / "models" / recipe.name, progress=progress).folder)
+    return str(train(recipe, training.release, start, output=models / recipe.name, progress=progress).folder)
 
 
 def measure_sets(model: str, sets: Sequence[EvaluationSet], folder: Path, progress: Progress) -> Values:
     """Every set's values of a model; its embeddings lie in `folder` while it is measured."""
-    opened = opened_model(model, folder)
-    values = {f"{number}/{name}": column for number, one in enumerate(sets) for name, column in
-              one.measure(opened, progress).items()}  # fmt: skip
-    shutil.rmtree(folder, ignore_errors=True)
-    return values
-
-
-def _keep_the_journal(model: Path, target: Path) -> None:
-    """Weights of an arm are not kept, they can be made again; what its training said is."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in _KEPT:
-        shutil.copyfile(model / name, target / name)
-    shutil.rmtree(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="embeddings-", dir=folder) as embeddings:
+        opened = opened_model(model, Path(embeddings))
+        return {
+            f"{number}/{name}": column
+            for number, one in enumerate(sets)
+            for name, column in one.measure(opened, progress).items()
+        }
 
 
 def report_of_runs(

@@ -25,17 +25,27 @@ def ablate(
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of the runs; default: ablations in the data folder.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="The figure: .png or .svg; default: in --output.")] = None,
+    pool: Annotated[
+        int | None,
+        typer.Option("--pool", min=1, help="Rank only judged documents and each query's BM25 top N; default: all."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="The figure: .png or .svg; default: in --output. Beside it, NAME-course."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the arms and stop.")] = False,
     json: JsonFile = None,
 ) -> None:
-    """Train every arm with every seed, measure each, and compare: table, figure, paired bootstrap over queries.
+    """Train every arm with every seed, measure each, and compare: table, figures, paired bootstrap over queries.
+
+    One figure shows what was measured, the other the course of the trainings: loss, margin and gradient by step.
 
     Cut off, run it again: a run that was measured is not trained again, one that was in training goes on.
     """
-    from app.ablation import ablation_of, run_ablation
-    from app.ablation_chart import write_ablation_chart
-    from app.ablation_releases import usual_slots
+    from app.ablation import run_ablation
+    from app.ablation_arms import ablation_of
+    from app.ablation_chart import write_ablation_chart, write_course_chart
+    from app.ablation_releases import finders, usual_slots
     from app.evaluating.chart import check_chart_file
     from app.evaluating.sets import opened_set
     from app.recipes import load_recipe
@@ -46,21 +56,27 @@ def ablate(
     check_chart_file(plot)
     settings, resolved = Settings(), load_recipe(recipe, TrainRecipe)
     release = release_folder(resolved)
-    ablation = ablation_of(kind, resolved, slots or usual_slots(release, resolved.split))
+    found_by = finders(release, resolved.split) if kind == "negatives" else ()
+    ablation = ablation_of(kind, resolved, slots or usual_slots(release, resolved.split), found_by)
     if dry_run:
         rows = [(arm.name, _told(arm)) for arm in ablation.arms]
         show_table(f"Arms of {kind}, {seeds} seed(s) each", ["arm", "what is changed"], rows)
+        for note in ablation.notes:
+            console.print(escape(note))
         return
-    sets = [opened_set(one, split) for one in data]
+    sets = [opened_set(one, split, pool) for one in data]
     folder = output or settings.data / "ablations"
     with progress_bar(f"Ablation: {kind}") as progress:
         report = run_ablation(
             ablation, resolved, release, sets, folder, seeds=range(seeds), tell=_say, progress=progress
         )
     show_ablation(report)
+    show_training(report)
     picture = plot or folder / f"{kind}.png"
     write_ablation_chart(picture, report)
-    console.print(f"Wrote {escape(str(picture))}")
+    course = picture.with_stem(f"{picture.stem}-course")
+    written = [picture, course] if write_course_chart(course, report) else [picture]
+    console.print(f"Wrote {escape(' and '.join(str(one) for one in written))}")
     if json is not None:
         write_json(json, report)
     for one in sets:
@@ -75,11 +91,14 @@ def _say(line: str) -> None:
 def _told(arm: Any) -> str:
     if not arm.is_trained:
         return "not trained"
-    parts = [f"{name} = {value}" for name, value in arm.changes.items()]
+    parts = [f"{name} = {value}" for name, value in arm.changes.items() if name != "negatives"]
+    if counts := arm.changes.get("negatives"):
+        parts.append(f"{counts['written']} written and {counts['mined']} mined negatives a row")
     if arm.slotting is not None:
         slotting = arm.slotting
         ratio = f", R = {slotting.ratio:g}" if slotting.mix in ("hybrid", "direct") else ""
-        parts.append(f"{slotting.slots} negatives a row, {slotting.mix}{ratio}")
+        finder = f", of run {slotting.finder.run} in {slotting.finder.teacher}'s order" if slotting.finder else ""
+        parts.append(f"{slotting.slots} negatives a row, {slotting.mix}{ratio}{finder}")
     return ", ".join(parts)
 
 
@@ -93,6 +112,16 @@ def show_ablation(report: dict[str, Any]) -> None:
             rows.append((row["arm"], row["mean"], by_seed, *(_change(row.get(key)) for key in keys)))
         title = f"{Path(one['data']).name}, {one['split']}: {one['metric']}, {one['num_units']:,} {one['unit']}"
         show_table(escape(title), ["arm", "mean", "by seed", *(f"{key}, 95 %" for key in keys)], rows)
+
+
+def show_training(report: dict[str, Any]) -> None:
+    """What each arm was trained with, as it came out: counts of the first seed, V over all of them; what was not."""
+    names = ("rows", "written", "of_another_rank", "mined", "ratio", "gradient_variance")
+    rows = [(arm, *(one[name] for name in names)) for arm, one in report["training"].items()]
+    columns = ["arm", "rows", "written negatives", "of another rank", "mined", "written to mined", "gradient variance"]
+    show_table("What was trained on", columns, rows)
+    for line in (*report["notes"], *(f"{arm} is left out: {why}" for arm, why in report["left_out"].items())):
+        console.print(escape(line))
 
 
 def _change(change: dict[str, Any] | None) -> str:
