@@ -34,6 +34,10 @@ def evaluate(
         int | None,
         typer.Option("--pool", min=1, help="Rank only judged documents and each query's BM25 top N; default: all."),
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="A field of a BEIR folder's queries, such as template: nDCG@10 of each value too."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw to a file: .png or .svg.")] = None,
     json: JsonFile = None,
 ) -> None:
@@ -49,7 +53,7 @@ def evaluate(
     from app.evaluating.sets import opened_set
 
     check_chart_file(plot)
-    sets = [opened_set(one, split, pool) for one in data]
+    sets = [opened_set(one, split, pool, by) for one in data]
     opened = [opened_model(model) for model in models]
     with progress_bar("Evaluating") as progress:
         reports = measured(opened, sets, progress=progress)
@@ -73,6 +77,10 @@ def show_evaluation(report: dict[str, Any]) -> None:
     metrics = report["metrics"]
     titles = [_TITLES.get(name, name) for name in metrics]
     if len(metrics) > _MOST_COLUMNS:
+        groups = report.get("groups", {})
+        titles[len(metrics) - len(groups) :] = [
+            f"{titles[0]}, {name}: {num:,} {'query' if num == 1 else 'queries'}" for name, num in groups.items()
+        ]
         names = [model["name"] for model in report["models"]]
         rows = [(title, *_with_changes(report, name)) for title, name in zip(titles, metrics, strict=True)]
         show_table(_title(report), ["metric", *names], rows)

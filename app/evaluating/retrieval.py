@@ -1,10 +1,18 @@
-"""Retrieval: a collection's queries against its whole corpus, from a BEIR folder or a set on the Hub."""
+"""Retrieval: a collection's queries against its whole corpus, from a BEIR folder or a set on the Hub.
 
+Where the rows of queries.jsonl have a field that sorts them (a template, a domain), the main metric is also told for
+each of its values: so a set with operators (and, or, not) shows which of them a model does not understand.
+"""
+
+import gzip
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import orjson
 
 from app.errors import AppError
 from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values
@@ -13,6 +21,8 @@ from trainer.evaluation import METRICS, rank_documents, retrieval_metrics
 
 _DEPTH = 100
 _NANO = "sentence-transformers/NanoBEIR-en"
+_OWN = ("_id", "text")
+_MOST_GROUPS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,30 +35,81 @@ class Collection:
     faults: list[str]
 
 
-def beir_set(data: Path, split: str, pool: int | None = None) -> EvaluationSet:
+def beir_set(data: Path, split: str, pool: int | None = None, by: str | None = None) -> EvaluationSet:
     """A folder in the BEIR layout.
 
     Args:
         pool: Rank only judged documents and each query's BM25 top `pool`; None ranks the whole corpus.
+        by: A field of queries.jsonl: the main metric is told for each of its values too.
+
+    Raises:
+        AppError: No judged query has the field, or it has too many values to be told apart.
     """
-    return retrieval_set(read_beir(data, split), str(data), split, pool)
+    collection = read_beir(data, split)
+    groups = _grouped(data, by, list(collection.relevance)) if by else {}
+    return retrieval_set(collection, str(data), split, pool, groups)
 
 
-def retrieval_set(collection: Collection, data: str, split: str, pool: int | None = None) -> EvaluationSet:
-    """A collection as an evaluation set; its units are queries with a relevant document."""
+def retrieval_set(
+    collection: Collection,
+    data: str,
+    split: str,
+    pool: int | None = None,
+    groups: Mapping[str, Sequence[bool]] | None = None,
+) -> EvaluationSet:
+    """A collection as an evaluation set; its units are queries with a relevant document.
+
+    Args:
+        groups: Which of the units belong together, by the group's name.
+    """
     keys = _pooled(collection, pool) if pool else list(collection.documents)
     relevance = list(collection.relevance.values())
+    main, parts = METRICS[0], groups or {}
 
     def measure(model: EvaluatedModel, progress: Progress) -> Values:
         documents_DE, _ = model.documents.embed([collection.documents[key] for key in keys], progress=progress)
         queries_QE, _ = model.queries.embed([collection.queries[key] for key in collection.relevance])
         ranked = rank_documents(queries_QE, documents_DE, _DEPTH)
-        return retrieval_metrics([[keys[place] for place in row] for row in ranked], relevance)
+        values = retrieval_metrics([[keys[place] for place in row] for row in ranked], relevance)
+        of_parts = {_part(main, name): np.where(is_in, values[main], np.nan) for name, is_in in parts.items()}
+        return values | of_parts
 
-    facts = {"pool": pool, "num_documents": len(keys)}
+    facts: dict[str, Any] = {"pool": pool, "num_documents": len(keys)}
+    if parts:
+        facts["groups"] = {name: int(np.sum(is_in)) for name, is_in in parts.items()}
+    metrics = (*METRICS, *(_part(main, name) for name in parts))
     return EvaluationSet(
-        "retrieval", data, split, "queries", len(relevance), METRICS, measure, facts=facts, faults=collection.faults
+        "retrieval", data, split, "queries", len(relevance), metrics, measure, facts=facts, faults=collection.faults
     )
+
+
+def _part(metric: str, group: str) -> str:
+    return f"{metric}, {group}"
+
+
+def _grouped(data: Path, field: str, queries: Sequence[str]) -> dict[str, list[bool]]:
+    """Which of the queries have each value of a field, the values in order; a query may lack it."""
+    plain, zipped = data / "queries.jsonl", data / "queries.jsonl.gz"
+    wanted, fields = set(queries), set[str]()
+    value_of: dict[str, str] = {}
+    with plain.open("rb") if plain.is_file() else gzip.open(zipped, "rb") as lines:
+        for line in lines:
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue  # told as a fault where the queries are read
+            if not isinstance(row, dict) or row.get("_id") not in wanted:
+                continue
+            fields |= {name for name, value in row.items() if isinstance(value, str | int) and name not in _OWN}
+            if isinstance(row.get(field), str | int):
+                value_of.setdefault(row["_id"], str(row[field]))
+    values = sorted(set(value_of.values()))
+    if not values or field in _OWN:
+        have = f"their fields are {', '.join(sorted(fields))}" if fields else "they have no other field"
+        raise AppError(f"--by {field!r}: no judged query of {data} has it to be sorted by; {have}")
+    if len(values) > _MOST_GROUPS:
+        raise AppError(f"--by {field!r}: it has {len(values)} values, more than {_MOST_GROUPS}: name a coarser field")
+    return {value: [value_of.get(query) == value for query in queries] for value in values}
 
 
 def read_beir(data: Path, split: str) -> Collection:
@@ -69,7 +130,7 @@ def read_beir(data: Path, split: str) -> Collection:
     return _judged(documents, queries, read_qrels(data, split), faults, f"{data}, split {split!r}")
 
 
-def hub_set(name: str, split: str) -> EvaluationSet:
+def hub_set(name: str, split: str, pool: int | None = None) -> EvaluationSet:
     """`nanobeir:NFCorpus`, or `mteb:scifact`: a set on the Hub in the layout of NanoBEIR or of MTEB's retrieval tasks.
 
     MTEB's sets keep their judgments as the configuration `default`, NanoBEIR's keep each collection as a split.
@@ -100,7 +161,7 @@ def hub_set(name: str, split: str) -> EvaluationSet:
         for row in _hub_rows(repo, qrels, at[qrels])
     )
     # NanoBEIR's corpora have documents without a text, which sentence-transformers leaves out too.
-    return retrieval_set(_judged(documents, queries, rows, faults, where), name, at[qrels])
+    return retrieval_set(_judged(documents, queries, rows, faults, where), name, at[qrels], pool)
 
 
 def _hub_rows(repo: str, configuration: str, split: str) -> Iterable[Mapping[str, Any]]:

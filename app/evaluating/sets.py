@@ -8,8 +8,12 @@ from app.evaluating.measuring import EvaluationSet
 _HUB = ("nanobeir:", "mteb:")
 
 
-def opened_set(data: str, split: str, pool: int | None = None) -> EvaluationSet:
+def opened_set(data: str, split: str, pool: int | None = None, by: str | None = None) -> EvaluationSet:
     """A BEIR folder, pairs, a release (a folder, or its name in the data folder), or a set on the Hub.
+
+    Args:
+        pool: Of retrieval: rank only judged documents and each query's BM25 top `pool`.
+        by: Of BEIR folders: a field of the queries that sorts them.
 
     Raises:
         AppError: It is none of these.
@@ -19,7 +23,7 @@ def opened_set(data: str, split: str, pool: int | None = None) -> EvaluationSet:
     if data.startswith(_HUB):
         from app.evaluating.retrieval import hub_set
 
-        return hub_set(data, split)
+        return hub_set(data, split, pool)
     release = Settings().releases / data
     path = release if not Path(data).exists() and (release / "manifest.json").is_file() else Path(data)
     if (path / "manifest.json").is_file():
@@ -33,7 +37,7 @@ def opened_set(data: str, split: str, pool: int | None = None) -> EvaluationSet:
     if (path / "qrels").is_dir() or not path.is_dir():
         from app.evaluating.retrieval import beir_set
 
-        return beir_set(path, split, pool)
+        return beir_set(path, split, pool, by)
     if any((path / name).is_file() for name in FILES):
         return pairs_set(path, split)
     raise AppError(

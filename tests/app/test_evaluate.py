@@ -39,6 +39,44 @@ def _beir(folder: Path) -> Path:
     return folder
 
 
+def test_retrieval_by_a_field_of_the_queries_is_the_mean_over_its_queries(tmp_path: Path) -> None:
+    folder = _beir(tmp_path / "beir")
+    queries = [
+        {"_id": "q0", "text": "what do otters eat", "template": "_ | _", "year": 1},
+        {"_id": "q1", "text": "shares", "template": "_ not _", "year": 2},
+        {"_id": "q2", "text": "falling snow", "template": "_ not _"},
+        {"_id": "q3", "text": "trees", "template": "unjudged"},
+    ]
+    _lines(folder / "queries.jsonl", queries)
+    _lines(folder / "qrels" / "dev.tsv", ["query-id\tcorpus-id\tscore\nq0\td0\t1\nq1\td2\t1\nq2\td0\t1\n"])
+    report, shown = _report(tmp_path, "minilm", "minilm", "--data", str(folder), "--by", "template")
+    assert report["groups"] == {"_ not _": 2, "_ | _": 1}
+    metrics = report["models"][0]["metrics"]
+    assert metrics["ndcg@10, _ | _"] == 1 and 0 < metrics["ndcg@10, _ not _"] < 1
+    assert (metrics["ndcg@10, _ | _"] + 2 * metrics["ndcg@10, _ not _"]) / 3 == pytest.approx(metrics["ndcg@10"])
+    assert report["models"][1]["difference"]["ndcg@10, _ not _"] == {"difference": 0, "interval_95": [0, 0]}
+    assert "_ not _: 2 queries" in shown and "_ | _: 1 query" in shown
+
+    years, _ = _report(tmp_path, "minilm", "--data", str(folder), "--by", "year")
+    assert years["groups"] == {"1": 1, "2": 1}  # a query without the field is in none, and in the whole
+    assert years["num_queries"] == 3
+    with pytest.raises(
+        AppError, match=r"no judged query of .* has it to be sorted by; their fields are template, year"
+    ):
+        _report(tmp_path, "minilm", "--data", str(folder), "--by", "domain")
+
+
+def test_a_field_with_a_value_for_every_query_is_refused(tmp_path: Path) -> None:
+    folder = _beir(tmp_path / "beir")
+    many = range(31)
+    _lines(folder / "queries.jsonl", [{"_id": f"q{n}", "text": f"t{n}", "title": f"of {n}"} for n in many])
+    _lines(folder / "qrels" / "dev.tsv", ["query-id\tcorpus-id\tscore\n", *(f"q{n}\td0\t1\n" for n in many)])
+    with pytest.raises(AppError, match="has 31 values, more than 30: name a coarser field"):
+        _report(tmp_path, "minilm", "--data", str(folder), "--by", "title")
+    with pytest.raises(AppError, match="their fields are title"):
+        _report(tmp_path, "minilm", "--data", str(folder), "--by", "_id")
+
+
 STS = [
     {"text_a": "A man plays a flute.", "text_b": "A man plays the flute.", "score": 4.8, "split": "dev"},
     {"text_a": "A plane takes off.", "text_b": "A plane is landing.", "score": 2.5, "split": "dev"},
