@@ -5,10 +5,10 @@ Usage: python benchmarks/training.py [--batch 16] [--steps 3] [--rounds 5] [--th
 MiniLM on the CPU, in float32. Rows of 1 query, 1 positive and 4 negatives, random words, all texts distinct; lengths in
 tokens are log-normal with median 40 and 95th percentile 200, cut at 256. Arms: SentenceTransformerTrainer with
 MultipleNegativesRankingLoss, with its cached form (by rows, and by tokens), and ours, which keeps all graphs or, as
-the cached form does, none. All start from the same weights and see the same rows, with the same temperature, AdamW and
-no dropout. The gate: before any update, each arm's loss on the first batch is within 1e-5 of the plain one's, and its
-gradient has a cosine above 0.9999 with it. Arms take turns: each round runs every arm for some steps, of which the
-first, which warms up, does not count.
+the cached form does, none. All start from the same weights and see the same rows in a round, in an order of their own,
+with the same temperature, AdamW and no dropout. The gate: before any update, each arm's loss on the first batch is
+within 1e-5 of the plain one's, and its gradient has a cosine above 0.9999 with it. Arms take turns: each round runs
+every arm for some steps, of which the first, which warms up, does not count.
 """
 
 import argparse
@@ -80,8 +80,8 @@ class Theirs:
         loss.backward()
         return float(loss.detach())
 
-    def run(self, num_steps: int) -> list[Times]:
-        """(wall, CPU) seconds of each step, from the loading of its batch to its update."""
+    def run(self, rows: range) -> list[Times]:
+        """(wall, CPU) seconds of each step over these rows but the first, from loading its batch to its update."""
         from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
         from transformers import TrainerCallback
 
@@ -93,12 +93,16 @@ class Theirs:
 
         with tempfile.TemporaryDirectory() as folder:
             settings = SentenceTransformerTrainingArguments(
-                output_dir=folder, max_steps=num_steps, per_device_train_batch_size=self.batch, learning_rate=RATE,
-                weight_decay=0.01, warmup_steps=0, save_strategy="no", report_to="none", disable_tqdm=True,
-                logging_strategy="no", use_cpu=True, bf16=False, dataloader_drop_last=True,
+                output_dir=folder, max_steps=len(rows) // self.batch, per_device_train_batch_size=self.batch,
+                learning_rate=RATE, weight_decay=0.01, warmup_steps=0, save_strategy="no", report_to="none",
+                disable_tqdm=True, logging_strategy="no", use_cpu=True, bf16=False, dataloader_drop_last=True,
             )  # fmt: skip
             trainer = SentenceTransformerTrainer(
-                model=self.model, args=settings, train_dataset=self.dataset, loss=self.loss, callbacks=[Clock()]
+                model=self.model,
+                args=settings,
+                train_dataset=self.dataset.select(rows),
+                loss=self.loss,
+                callbacks=[Clock()],
             )
             trainer.train()
         return [between(before, after) for before, after in pairwise(ends)]
@@ -110,7 +114,7 @@ class Ours:
     def __init__(
         self, folder: Path, rows: list[dict[str, str]], arguments: argparse.Namespace, kept_tokens: int
     ) -> None:
-        from trainer.curriculum import Batch, Step, plan_steps
+        from trainer.curriculum import Batch, Step
         from trainer.gradcache import Encoder
         from trainer.processes import Processes
         from trainer.recipe import TrainRecipe
@@ -136,7 +140,7 @@ class Ours:
         )  # fmt: skip
         self.learner = Learner(recipe, encoder, texts, examples, processes, num_steps=1_000_000)
         self.first = Step(0, None, (Batch(tuple(range(arguments.batch)), 0),))
-        self.steps, self.done = plan_steps(recipe, examples), 0
+        self.batch, self.done = arguments.batch, 0
 
     def first_loss(self) -> float:
         from trainer.metrics import StepReport
@@ -145,11 +149,14 @@ class Ours:
         self.learner._learn(self.first.batches[0], self.first, (0, 0, 0), report)
         return sum(report.losses) / len(report.losses)
 
-    def run(self, num_steps: int) -> list[Times]:
+    def run(self, rows: range) -> list[Times]:
+        from trainer.curriculum import Batch, Step
+
         times = []
-        for _ in range(num_steps):
+        for first in rows[:: self.batch]:
+            step = Step(0, None, (Batch(tuple(range(first, first + self.batch)), 0),))
             start = clocks()
-            report, norm, rate = self.learner.take(self.done, self.steps[self.done % len(self.steps)])
+            report, norm, rate = self.learner.take(self.done, step)
             report.summary(gradient_norm=norm, learning_rate=rate)
             report.margin_columns()
             times.append(between(start, clocks()))
@@ -237,9 +244,11 @@ def main() -> None:
     times: dict[str, list[Times]] = {name: [] for name in arms}
     for name, loss, cosine in alike:
         print(f"{name}: loss {loss:.7f}, gradient's cosine {cosine:.7f}", file=sys.stderr, flush=True)
+    size = arguments.batch * (arguments.steps + 1)
     for number in range(arguments.rounds):
+        first = number * size % (len(rows) - size + 1)
         for name, arm in arms.items():
-            wall, cpu_s = zip(*arm.run(arguments.steps + 1), strict=True)
+            wall, cpu_s = zip(*arm.run(range(first, first + size)), strict=True)
             times[name].append((median(wall), median(cpu_s)))
         print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
     report(arguments, lengths, alike, times)
