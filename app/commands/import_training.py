@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def training(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Folders that `gradus train` made.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="Folders that `gradus train` made.")],
     store: StoreUrl = None,
     json: JsonFile = None,
 ) -> None:

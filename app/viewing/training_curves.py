@@ -258,12 +258,12 @@ def _curve(name: str, bins_S: Any, nums_S: Any, margins_S: Any, first: int, widt
 
 
 def _change(name: str, steps_S: Any, nums_S: Any, margins_S: Any, above_S: Any) -> dict[str, Any]:
-    """Of the rank's own steps: a curriculum may train on it for a part of the training only."""
+    """Of the rank's own steps: a curriculum may train on it for a part of the training only; one step has no end."""
     share_S = (steps_S - steps_S.min()) / max(1, int(steps_S.max() - steps_S.min()))
     row: dict[str, Any] = {"rank": name, "num": int(nums_S.sum())}
     for when, mine in (("before", share_S <= _EARLY), ("after", share_S >= 1 - _EARLY)):
-        row[when] = float(np.average(margins_S[mine], weights=nums_S[mine]))
-        row[f"above_{when}"] = float(np.average(above_S[mine], weights=nums_S[mine]))
+        for what, values_S in ((when, margins_S), (f"above_{when}", above_S)):
+            row[what] = float(np.average(values_S[mine], weights=nums_S[mine])) if mine.any() else None
     return row
 
 

@@ -68,7 +68,7 @@ def test_margins_by_rank_before_and_after(tmp_path: Path) -> None:
     steps = [
         step(0, 4, ranks={"4": of_rank(3, 0.5, 1 / 3), "mined": of_rank(1, 0.2)}),
         step(1, 4, ranks={"4": of_rank(1, -0.1, 1.0)}),
-        step(2, 4, ranks={"1": of_rank(2, None)}),
+        step(2, 4, ranks={"1": of_rank(2, None), "3": of_rank(1, 0.6, 1.0)}),
         step(3, 4, ranks={"4": of_rank(5, 0.9)}),
         step(4, 4, ranks={"4": of_rank(2, 0.3, 0.5), "mined": "odd"}),
         step(5, 4, ranks={"mined": of_rank(2, 0.4)}),
@@ -76,15 +76,17 @@ def test_margins_by_rank_before_and_after(tmp_path: Path) -> None:
     write_model(tmp_path, "margins", steps)
     model = trained_model(tmp_path, "margins")
     assert [(row["step"], row["rank"], row["margin"]) for row in model.margins] == [
-        (0, "N4", 0.5), (1, "N4", -0.1), (3, "N4", 0.9), (4, "N4", 0.3), (0, "mined", 0.2), (5, "mined", 0.4),
+        (2, "N3", 0.6), (0, "N4", 0.5), (1, "N4", -0.1), (3, "N4", 0.9), (4, "N4", 0.3),
+        (0, "mined", 0.2), (5, "mined", 0.4),
     ]  # fmt: skip
     change = {row["rank"]: row for row in model.before_after}
-    assert change.keys() == {"N4", "mined"} and change["N4"]["num"] == 11
+    assert change.keys() == {"N3", "N4", "mined"} and change["N4"]["num"] == 11
     # Steps 0 and 1 are the first quarter, 3 and 4 the last; each counts by its number of negatives.
     assert change["N4"]["before"] == pytest.approx((3 * 0.5 - 0.1) / 4)
     assert change["N4"]["above_before"] == pytest.approx((1 + 1) / 4)
     assert change["N4"]["after"] == pytest.approx((5 * 0.9 + 2 * 0.3) / 7)
     assert change["N4"]["above_after"] == pytest.approx(1 / 7)
+    assert (change["N3"]["before"], change["N3"]["above_before"], change["N3"]["after"]) == (0.6, 1.0, None)
     assert (change["mined"]["before"], change["mined"]["after"]) == (0.2, 0.4)
 
 

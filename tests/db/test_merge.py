@@ -159,7 +159,7 @@ def test_merge_brings_trainings_with_their_steps_once(store: Store, other: Store
         with store.read() as session:
             found = {one.digest: training_steps(session, one.id) for one in training_names(session)}
             named = select(Training.machine, Teacher.version).join(Teacher, Training.teacher_id == Teacher.id)
-            assert sorted(session.execute(named).tuples()) == [(machine, machine) for machine in "wxyz"]
+            assert sorted(tuple(row) for row in session.execute(named)) == [(machine, machine) for machine in "wxyz"]
         assert len(found) == 4 and expected.items() <= found.items()
     assert check_store(store, progress=quiet) == []
 
