@@ -22,7 +22,7 @@ def opened_store(url: str | None, *, must_exist: bool = False) -> "Iterator[Stor
     from db.store import Store
 
     url = url or Settings().store_url
-    if must_exist and (path := missing_file(url)):
+    if must_exist and (path := _missing_file(url)):
         raise AppError(
             f"there is no store at {path}: mend --store or GRADUS_STORE, or make one with 'gradus import' first"
         )
@@ -33,7 +33,19 @@ def opened_store(url: str | None, *, must_exist: bool = False) -> "Iterator[Stor
         store.close()
 
 
-def missing_file(url: str) -> str | None:
+@contextmanager
+def opened_if_there(url: str | None = None) -> "Iterator[Store | None]":
+    """The store at the URL or the default one, for what a command can do without; None where nobody made one."""
+    from app.settings import Settings
+
+    if url is None and Settings().store is None and _missing_file(Settings().store_url):
+        yield None
+        return
+    with opened_store(url, must_exist=True) as store:
+        yield store
+
+
+def _missing_file(url: str) -> str | None:
     """The SQLite file that the URL names, where it is not there."""
     scheme, mark, path = url.partition(":///")
     is_file = mark and scheme.partition("+")[0] == "sqlite" and path

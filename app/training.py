@@ -4,26 +4,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import AppError
-from app.opening import missing_file, opened_store
+from app.opening import opened_if_there, opened_store
 
 if TYPE_CHECKING:
     from app.closed_loop import TrainingReport
     from trainer.recipe import TrainRecipe
 
 
-def release_folder(recipe: "TrainRecipe") -> Path:
+def release_folder(recipe: "TrainRecipe", store: str | None = None) -> Path:
     """The folder of the recipe's release, by its name in the data folder or as a path.
+
+    Args:
+        store: URL of the store that knows which releases were retired; the default one if left out.
 
     Raises:
         AppError: Neither is there.
+        CurationError: The store knows it by this name, and that it was retired. A path is taken as it is.
     """
     from app.settings import Settings
 
     named = Settings().releases / recipe.release
-    folder = named if named.is_dir() else Path(recipe.release)
-    if not folder.is_dir():
+    if named.is_dir():
+        _require_in_use(recipe.release, store)
+        return named
+    if not Path(recipe.release).is_dir():
         raise AppError(f"release = {recipe.release!r}: neither a release in {named.parent} nor a folder")
-    return folder
+    return Path(recipe.release)
+
+
+def _require_in_use(name: str, url: str | None) -> None:
+    from sqlalchemy import select
+
+    from curation.release.catalogue import require_in_use
+    from db.tables.releases import Release
+
+    with opened_if_there(url) as store:
+        if store is None:
+            return
+        with store.read() as session:
+            release = session.scalars(select(Release).where(Release.name == name)).one_or_none()
+            if release is not None:
+                require_in_use(session, release)
 
 
 def store_to_tell(asked: str | None) -> str | None:
@@ -35,11 +56,8 @@ def store_to_tell(asked: str | None) -> str | None:
     """
     from app.settings import Settings
 
-    url = asked or Settings().store_url
-    if asked is None and missing_file(url):
-        return None
-    with opened_store(url, must_exist=True):
-        return url
+    with opened_if_there(asked) as store:
+        return None if store is None else asked or Settings().store_url
 
 
 def tell_store(url: str, model: Path) -> "TrainingReport":

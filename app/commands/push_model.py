@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.opening import opened_store
+from app.opening import opened_if_there
 from app.options import JsonFile, StoreUrl
 from app.terminal import console, escape, progress_bar, show_table, write_json
 
@@ -40,17 +40,12 @@ def push_model(
     from app.model_publishing import model_files
     from app.model_publishing import push_model as push
     from app.publishing import hub_repository
-    from app.settings import Settings
 
     summary = training_summary(model)
     measured = results_of(model, results or [])
     hub = hub_repository(repo, endpoint, kind="model")
-    has_store = store is not None or Settings().store is not None or (Settings().data / "store.db").is_file()
-    if has_store:
-        with opened_store(store, must_exist=True) as opened:
-            source = trained_on(summary, opened, hub.endpoint)
-    else:
-        source = trained_on(summary, None, hub.endpoint)
+    with opened_if_there(store) as opened:
+        source = trained_on(summary, opened, hub.endpoint)
     card = model_card(summary, source, measured, repo=repo, tag=tag)
     if dry_run:
         console.print(escape(card))

@@ -33,7 +33,7 @@ def train(
 
     settings = Settings()
     resolved = load_recipe(recipe, TrainRecipe)
-    release = release_folder(resolved)
+    release = release_folder(resolved, store)
     is_main = os.environ.get("RANK", "0") == "0"
     told = store_to_tell(store) if is_main and not dry_run else None
     from trainer.training import plan_training
