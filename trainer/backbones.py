@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from trainer.errors import TrainerError
+from trainer.limits import is_out_of_memory
 from trainer.modeling_ata import MODES, ATAPooling
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 # Learned positions that a family keeps for itself: RoBERTa's start behind the padding's index.
 _RESERVED_POSITIONS = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet"}
 _SAVED_TYPE = "modeling_ata.ATAPooling"
+# What the libraries raise, by what is wrong with a folder: its JSON, its weights, their shapes, its modules.
+_UNREADABLE = (
+    ValueError, ImportError, OSError, KeyError, AttributeError, TypeError, RuntimeError, MemoryError, SafetensorError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,10 @@ def load_model(
         raise TrainerError(f"pooling = {pooling!r}: choose own, {', '.join(MODES)}")
     model = _load(folder, attention, dtype, device, dict(prompts or {}))
     tokenizer: Any = model.tokenizer
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)) + 1:  # transformers makes an empty one of no file
+        raise TrainerError(
+            f"model = {str(folder)!r} has no vocabulary: copy its tokenizer's files too (tokenizer.json)"
+        )
     if tokenizer.pad_token is None:  # decoders often have none; what stands there is masked everywhere
         tokenizer.pad_token = tokenizer.eos_token
     if padding_side is not None:
@@ -111,13 +121,14 @@ def _load(
         return SentenceTransformer._load_with_module_classes(
             str(folder), {_SAVED_TYPE: ATAPooling}, device=device, prompts=prompts or None, model_kwargs=options
         )
-    except torch.OutOfMemoryError as error:
-        raise TrainerError(
-            f"model = {str(folder)!r} does not fit into the memory of {device or 'the GPU'}: use dtype = 'bfloat16', "
-            "LoRA, or a smaller model"
-        ) from error
-    except (ValueError, ImportError, OSError) as error:
-        raise TrainerError(f"model = {str(folder)!r} cannot be loaded: {error}") from error
+    except _UNREADABLE as error:
+        if is_out_of_memory(error):
+            raise TrainerError(
+                f"model = {str(folder)!r} does not fit into the memory of {device or 'the machine'}: use dtype = "
+                "'bfloat16', LoRA, or a smaller model"
+            ) from error
+        told = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise TrainerError(f"model = {str(folder)!r} cannot be loaded: {type(error).__name__}: {told}") from error
 
 
 def _transformer(model: SentenceTransformer) -> "PreTrainedModel":

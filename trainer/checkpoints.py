@@ -4,11 +4,50 @@ Nothing is drawn from a running generator (every draw is a function of seed, ste
 the step's number are all. Processes hold the same state; the main one writes it, all read it.
 """
 
+import fcntl
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from trainer.errors import TrainerError
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other calls out of a training's folder, which is made where it is missing and goes when nothing is in it.
+
+    Raises:
+        TrainerError: Another call has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it for a call that was killed
+        except BlockingIOError as error:
+            raise TrainerError(
+                f"{folder} is in use: this recipe is being trained by another call; wait for it, or give the recipe "
+                "another name"
+            ) from error
+        if not _is_still(handle, folder):
+            raise TrainerError(f"{folder} was just left by another call: run the same command again")
+        try:
+            yield
+        finally:
+            if _is_still(handle, folder) and not any(folder.iterdir()):
+                folder.rmdir()
+    finally:
+        os.close(handle)
+
+
+def _is_still(handle: int, folder: Path) -> bool:
+    """Whether the open folder still has this name."""
+    return folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat())
 
 
 class Checkpoints:
@@ -29,15 +68,27 @@ class Checkpoints:
             "journal": journal,
         }
         partial = self._path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)  # on a full disk it would be in the way of what makes room
+            raise
         partial.rename(self._path)
 
     def is_of_another(self) -> bool:
         """Whether a checkpoint is there and belongs to another recipe or release."""
         return self._path.is_file() and self._read()["identity"] != self._identity
+
+    def clear(self) -> None:
+        """Remove everything in the folder, which itself is held."""
+        for path in self._path.parent.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def load(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, int]] | None:
         """Put the state back; the number of steps done and the journal's mark, or None where there is nothing."""

@@ -4,13 +4,17 @@ Every process holds the whole model and plans the same steps; they share the tex
 is encoded once however many processes there are, and every query meets every passage of the batch.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from heapq import heapify, heapreplace
 from typing import Literal
 
+import torch
 from accelerate import PartialState
 from torch import Tensor, distributed
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from trainer.errors import TrainerError
 
 _BUCKET = 16 << 20  # numbers that are summed in one message
 
@@ -21,16 +25,45 @@ class Processes:
     def __init__(self, device: Literal["auto", "cpu"]) -> None:
         state = PartialState(cpu=device == "cpu")
         self.rank, self.count, self.device = state.process_index, state.num_processes, state.device
-        self.wait: Callable[[], None] = state.wait_for_everyone
+        self._wait = state.wait_for_everyone
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Go on when every process is here.
+
+        Raises:
+            TrainerError: Another process is gone.
+        """
+        with self._together():
+            self._wait()
+
     def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its sum over the processes, in messages of a bounded size."""
+        """Replace each tensor by its sum over the processes, in messages of a bounded size.
+
+        Raises:
+            TrainerError: Another process is gone.
+        """
         if self.count == 1:
             return
+        with self._together():
+            self._add_up(tensors)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # gloo and NCCL have no other for a peer that does not answer
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise TrainerError(
+                f"process {self.rank} of {self.count} lost another one, which was killed or stopped with a message of "
+                "its own: run the same command again, it goes on from the last checkpoint"
+            ) from error
+
+    def _add_up(self, tensors: Iterable[Tensor]) -> None:
         bucket: list[Tensor] = []
         for tensor in tensors:
             if bucket and (

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.errors import TrainerError
 
-_COLUMNS = ("example_id", "query", "query_id", "positive", "positive_id", "num_synthetic_slots", "num_mined_slots")
+_TEXTS = ("example_id", "query", "query_id", "positive", "positive_id")
+_COUNTS = ("num_synthetic_slots", "num_mined_slots")
+_OF_A_NEGATIVE = ("id", "text", "rank", "origin")
 _WRITTEN = ("synthetic", "edited")
 
 
@@ -96,13 +99,39 @@ def _check_bytes(path: Path, sha256: str) -> None:
 
 
 def _examples(path: Path) -> Iterator[GradedExample]:
-    file = pq.ParquetFile(path)
-    missing = [name for name in (*_COLUMNS, "negatives") if name not in file.schema_arrow.names]
-    if missing:
-        raise TrainerError(f"release file {path} lacks the column {missing[0]!r} of the 'graded' configuration")
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise TrainerError(f"release file {path} is no Parquet file: {error}") from error
+    _check_columns(file.schema_arrow, path)
     for batch in file.iter_batches(batch_size=1_000):
         for row in batch.to_pylist():
             yield _example(row, path)
+
+
+def _check_columns(schema: pa.Schema, path: Path) -> None:
+    columns = {column.name: column.type for column in schema}
+    missing = [name for name in (*_TEXTS, *_COUNTS, "negatives") if name not in columns]
+    if missing:
+        raise TrainerError(f"release file {path} lacks the column {missing[0]!r} of the 'graded' configuration")
+    texts = [name for name in _TEXTS if not _is_text(columns[name])]
+    counts = [name for name in _COUNTS if not pa.types.is_integer(columns[name])]
+    if texts or counts:
+        name = (texts + counts)[0]
+        wanted = "text" if texts else "whole numbers"
+        raise TrainerError(f"release file {path}: column {name!r} holds {columns[name]}, not {wanted}")
+    negatives = columns["negatives"]
+    of_one = negatives.value_type if pa.types.is_list(negatives) or pa.types.is_large_list(negatives) else None
+    if of_one is not None and pa.types.is_null(of_one):
+        return  # every list is empty, which the plan tells
+    fields = [field.name for field in of_one] if of_one is not None and pa.types.is_struct(of_one) else []
+    lacking = [name for name in _OF_A_NEGATIVE if name not in fields]
+    if lacking:
+        raise TrainerError(f"release file {path}: the entries of column 'negatives' lack the field {lacking[0]!r}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _example(row: Mapping[str, Any], path: Path) -> GradedExample:

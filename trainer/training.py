@@ -9,8 +9,8 @@ import copy
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +22,12 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.backbones import Lora, load_model, longest_text
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoints import Checkpoints, held
 from trainer.curriculum import Step, describe_plan, plan_steps
 from trainer.errors import TrainerError
 from trainer.gradcache import Encoder
 from trainer.journal import Journal
+from trainer.limits import limits_told
 from trainer.metrics import by_block, by_rank
 from trainer.processes import Processes
 from trainer.recipe import TrainRecipe
@@ -82,25 +83,30 @@ def train(
     if found is not None:
         return TrainResult(output, found, is_new=False)
     disable_progress_bar()
-    processes = Processes(recipe.device)
-    start = time.monotonic()
-    run = _Training(recipe, release, steps, model_folder, output.with_name(f".{output.name}.partial"), processes)
-    run.train(progress)
-    if processes.is_main:
-        summary = {
-            **identity,
-            "release": release.name,
-            "num_examples": len(release.examples),
-            "started_at": run.journal.started_at(),
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds_of_last_call": round(time.monotonic() - start, 1),
-            "plan": describe_plan(steps, release.examples, recipe),
-            **run.summary(),
-        }
-        write_model(run.model, run.journal, summary, run.folder / "model")
-        run.folder.joinpath("model").rename(output)
-        shutil.rmtree(run.folder)
-    processes.wait()
+    folder = output.with_name(f".{output.name}.partial")
+    with limits_told(recipe, folder):
+        processes = Processes(recipe.device)
+        with held(folder) if processes.is_main else nullcontext():
+            if processes.is_main and output.exists():
+                raise TrainerError(f"{output} was just made by another call: run the same command again")
+            start = time.monotonic()
+            run = _Training(recipe, release, steps, model_folder, folder, processes)
+            run.train(progress)
+            if processes.is_main:
+                summary = {
+                    **identity,
+                    "release": release.name,
+                    "num_examples": len(release.examples),
+                    "started_at": run.journal.started_at(),
+                    "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "seconds_of_last_call": round(time.monotonic() - start, 1),
+                    "plan": describe_plan(steps, release.examples, recipe),
+                    **run.summary(),
+                }
+                write_model(run.model, run.journal, summary, folder / "model")
+                folder.joinpath("model").rename(output)
+                shutil.rmtree(folder)
+        processes.wait()
     return TrainResult(output, orjson.loads((output / "training.json").read_bytes()), is_new=True)
 
 
@@ -134,7 +140,7 @@ class _Training:
         identity = orjson.dumps([recipe.model_dump(mode="json"), release.digest]).decode()
         self.checkpoints = Checkpoints(folder, identity)
         if processes.is_main and self.checkpoints.is_of_another():
-            shutil.rmtree(folder)  # another recipe's leftovers: start anew
+            self.checkpoints.clear()  # another recipe's leftovers: start anew
         processes.wait()
         self.model = load_for_training(recipe, model_folder, processes.device)
         tokens = folder / "tokens.arrow"
@@ -163,20 +169,19 @@ class _Training:
 
     def train(self, progress: Progress) -> None:
         """Every step of the plan that the checkpoint has not seen."""
-        with _memory_told(self.recipe):
-            self.model.train()
-            done, mark = self.checkpoints.load(self.model, self.learner.optimizer) or (0, None)
-            if self.processes.is_main:
-                self.journal.open(mark)
-            self.processes.wait()  # nobody writes a checkpoint before all have read theirs
-            if self.processes.device.type != "cpu" and done < len(self.steps):
-                self.learner.rehearse(self.steps)
-            for number in range(done, len(self.steps)):
-                progress(number, len(self.steps))
-                self._step(number)
-            progress(len(self.steps), len(self.steps))
-            if self.processes.is_main:
-                self.journal.mark(len(self.steps))
+        self.model.train()
+        done, mark = self.checkpoints.load(self.model, self.learner.optimizer) or (0, None)
+        if self.processes.is_main:
+            self.journal.open(mark)
+        self.processes.wait()  # nobody writes a checkpoint before all have read theirs
+        if self.processes.device.type != "cpu" and done < len(self.steps):
+            self.learner.rehearse(self.steps)
+        for number in range(done, len(self.steps)):
+            progress(number, len(self.steps))
+            self._step(number)
+        progress(len(self.steps), len(self.steps))
+        if self.processes.is_main:
+            self.journal.mark(len(self.steps))
 
     def summary(self) -> dict[str, Any]:
         """What the training says of itself when it is done."""
@@ -250,17 +255,3 @@ def _check_teacher(recipe: TrainRecipe, examples: Sequence[GradedExample]) -> No
         raise TrainerError(
             f"distillation.teacher = {recipe.distillation.teacher!r}: the release lacks its scores; {have}"
         )
-
-
-@contextmanager
-def _memory_told(recipe: TrainRecipe) -> Iterator[None]:
-    """Turns "out of memory" into a line that says which knobs hold it."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
-            raise
-        raise TrainerError(
-            f"out of memory: lower kept_tokens = {recipe.kept_tokens} (0 keeps no graph), then chunk_tokens = "
-            f"{recipe.chunk_tokens} or max_length = {recipe.max_length}"
-        ) from error

@@ -27,7 +27,9 @@ def write_model(model: SentenceTransformer, journal: Journal, summary: dict[str,
 def machine() -> str:
     """Where it ran, in words."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    told = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"{name}, {os.cpu_count()} cores, {told}, torch {torch.__version__}"
 
 
 def _card(summary: dict[str, Any]) -> str:

@@ -67,6 +67,8 @@ def _show(result: "TrainResult") -> None:
     summary: dict[str, Any] = result.summary
     for what in ("block", "rank"):
         rows = summary[f"{what}s"]
+        if not rows:  # of ranks, where rows have no negatives of their own
+            continue
         title = f"Training {escape(summary['recipe']['name'])}, per {what}"
         show_table(title, list(rows[0]), [list(row.values()) for row in rows])
     if summary["num_texts_cut"]:
