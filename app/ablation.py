@@ -179,8 +179,8 @@ def _run(arm: Arm, training: _Training, sets: Sequence[EvaluationSet], folder: P
 
 
 def _named(sets: Sequence[EvaluationSet]) -> list[Any]:
-    """What a run's digest knows of the sets."""
-    return [[one.data, one.split, one.num_units, list(one.metrics), dict(one.facts)] for one in sets]
+    """What a run's digest knows of the sets: their content, and what of it is measured."""
+    return [[one.kind, one.digest, list(one.metrics)] for one in sets]
 
 
 def _file(folder: Path, decided: Mapping[str, Any]) -> Path:
@@ -263,8 +263,8 @@ def report_of_runs(
                     row[f"against {against}"] = one.difference(mean[against], mean[arm.name], [metric])[metric]
             rows.append(row)
         reports.append(
-            {"data": one.data, "split": one.split, "metric": metric, "unit": one.unit, "num_units": one.num_units,
-             "arms": rows}
+            {"data": one.data, "split": one.split, "digest": one.digest, "metric": metric, "unit": one.unit,
+             "num_units": one.num_units, "arms": rows}
         )  # fmt: skip
     return {"ablation": ablation.name, "reference": ablation.reference, **facts, "sets": reports}
 

@@ -4,7 +4,8 @@ A set gives every model a value for each of its units (queries, pairs or example
 here, so that whatever is measured is compared in the same way: a paired bootstrap over the units.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.embeddings import BiEncoder, EmbeddingCache, has_our_code, model_folder
+from db.digest import canonical_json
 from trainer.evaluation import Statistic, means, paired_bootstrap
 
 Progress = Callable[[int, int | None], None]
@@ -46,6 +48,7 @@ class EvaluationSet:
         kind: retrieval, similarity, negation or order.
         unit: What is drawn in the bootstrap, in the plural.
         metrics: Names, the main one first.
+        digest: Of all that values are measured on: texts, judgments and what is ranked, wherever they lie.
         measure: Values of a model, an array of one number per unit for each metric; NaN where a unit has none.
         statistics: Of metrics that are no mean over units.
         facts: More for the report.
@@ -58,6 +61,7 @@ class EvaluationSet:
     unit: str
     num_units: int
     metrics: tuple[str, ...]
+    digest: str
     measure: Callable[[EvaluatedModel, Progress], Values]
     statistics: Mapping[str, Statistic] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +86,16 @@ class EvaluationSet:
             )
             for name in metrics or self.metrics
         }
+
+
+def content_digest(*tables: Iterable[Any]) -> str:
+    """SHA-256 of the rows of tables, in order, 64 hex digits; a row is any JSON value, and is not kept."""
+    digest = hashlib.sha256()
+    for table in tables:
+        for row in table:
+            digest.update(canonical_json(row) + b"\n")
+        digest.update(b"\n")
+    return digest.hexdigest()
 
 
 def opened_model(model: str, folder: Path | None = None) -> EvaluatedModel:
@@ -126,6 +140,7 @@ def report_of(one: EvaluationSet, models: Sequence[EvaluatedModel], values: Sequ
         "kind": one.kind,
         "data": one.data,
         "split": one.split,
+        "digest": one.digest,
         "unit": one.unit,
         f"num_{one.unit}": one.num_units,
         "metrics": list(one.metrics),

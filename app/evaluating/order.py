@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from app.errors import AppError
-from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values
+from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values, content_digest
 from trainer.graded_order import METRICS, POSITIVE, order_metrics
 from trainer.release import GradedExample, read_release
 
@@ -37,7 +37,8 @@ def order_set(release: Path, split: str) -> EvaluationSet:
     facts = {"release": read.name, "release_digest": read.digest, "num_left_out": len(read.examples) - len(examples)}
     present = {min(negative.rank or 0, 4) for example in examples for negative in example.written}
     metrics = tuple(name for name in METRICS if not any(f"N{rank}" in name for rank in {1, 2, 3, 4} - present))
-    return EvaluationSet("order", str(release), split, "examples", len(examples), metrics, measure, facts=facts)
+    digest = content_digest([example.query, *_rows(example)] for example in examples)
+    return EvaluationSet("order", str(release), split, "examples", len(examples), metrics, digest, measure, facts=facts)
 
 
 def _rows(example: GradedExample) -> tuple[list[str], list[int]]:

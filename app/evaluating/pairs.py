@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from app.errors import AppError
-from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values
+from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values, content_digest
 from trainer.similarity import share_closer, spearman
 
 FILES = ("passage_pairs.jsonl", "pairs.jsonl")
@@ -64,9 +64,11 @@ def _similarity_set(rows: list[Mapping[str, Any]], data: str, split: str, faults
     def measure(model: EvaluatedModel, progress: Progress) -> Values:
         return {"spearman": _cosines(model, [(row["text_a"], row["text_b"]) for row in rows], progress)}
 
+    digest = content_digest([row["text_a"], row["text_b"], row["score"]] for row in rows)
     return EvaluationSet(
-        "similarity", data, split, "pairs", len(rows), ("spearman",), measure, {"spearman": statistic}, faults=faults
-    )
+        "similarity", data, split, "pairs", len(rows), ("spearman",), digest, measure, {"spearman": statistic},
+        faults=faults,
+    )  # fmt: skip
 
 
 def _negation_set(rows: list[Mapping[str, Any]], data: Path, split: str, faults: list[str]) -> EvaluationSet:
@@ -95,8 +97,9 @@ def _negation_set(rows: list[Mapping[str, Any]], data: Path, split: str, faults:
                 values[f"closer than {label}"].append(share_closer(same, group) if group else float("nan"))
         return {name: np.array(column) for name, column in values.items()}
 
+    digest = content_digest(originals.items())
     return EvaluationSet(
-        "negation", str(data), split, "originals", len(originals), metrics, measure, facts={"same": _SAME},
+        "negation", str(data), split, "originals", len(originals), metrics, digest, measure, facts={"same": _SAME},
         faults=faults,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from app.errors import AppError
-from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values
+from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values, content_digest
 from curation.importing.beir import BeirQrel, Fault, read_corpus, read_qrels, read_queries
 from trainer.evaluation import METRICS, rank_documents, retrieval_metrics
 
@@ -78,9 +78,15 @@ def retrieval_set(
     if parts:
         facts["groups"] = {name: int(np.sum(is_in)) for name, is_in in parts.items()}
     metrics = (*METRICS, *(_part(main, name) for name in parts))
-    return EvaluationSet(
-        "retrieval", data, split, "queries", len(relevance), metrics, measure, facts=facts, faults=collection.faults
+    digest = content_digest(
+        ([key, collection.documents[key]] for key in keys),
+        ([key, collection.queries[key], judged] for key, judged in collection.relevance.items()),
+        ([name, *map(bool, is_in)] for name, is_in in parts.items()),
     )
+    return EvaluationSet(
+        "retrieval", data, split, "queries", len(relevance), metrics, digest, measure, facts=facts,
+        faults=collection.faults,
+    )  # fmt: skip
 
 
 def _part(metric: str, group: str) -> str:

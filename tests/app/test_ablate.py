@@ -18,6 +18,7 @@ from app.cli import cli
 from app.errors import AppError
 from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values
 from app.evaluating.order import order_set
+from app.evaluating.retrieval import beir_set
 from db.digest import digest_of
 from trainer.recipe import TrainRecipe
 from trainer.release import GradedExample, read_release
@@ -199,7 +200,7 @@ def _set() -> EvaluationSet:
     def measure(model: EvaluatedModel, progress: Progress) -> Values:
         raise AssertionError("not measured here")
 
-    return EvaluationSet("retrieval", "d", "dev", "queries", 3, ("ndcg@10",), measure)
+    return EvaluationSet("retrieval", "d", "dev", "queries", 3, ("ndcg@10",), "0" * 64, measure)
 
 
 def test_differences_average_seeds_before_they_are_paired(tmp_path: Path) -> None:
@@ -311,6 +312,27 @@ def test_each_arm_keeps_its_own_journal_and_what_it_was_trained_on(release: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["journals", "models", "releases", "runs"]
     with pytest.raises(AppError, match="has a negative for the mix 'mined'"):
         run_ablation(Ablation("toy", arms, "mined"), _recipe(), release, sets, tmp_path, seeds=[0])
+
+
+def test_a_changed_folder_of_the_same_size_is_measured_again(tmp_path: Path) -> None:
+    def run(text: str, folder: str = "one", judged: str = "d0") -> tuple[float, int]:
+        data = tmp_path / folder
+        (data / "qrels").mkdir(parents=True, exist_ok=True)
+        rows = [{"_id": "d0", "title": "", "text": text}, {"_id": "d1", "title": "", "text": "Herons nest in trees."}]
+        (data / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (data / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "what do otters eat"}) + "\n")
+        (data / "qrels" / "dev.tsv").write_text(f"query-id\tcorpus-id\tscore\nq\t{judged}\t1\n")
+        ablation = Ablation("toy", (Arm(BASE, is_trained=False),), BASE)
+        sets = [beir_set(data, "dev")]
+        report = run_ablation(ablation, _recipe(), tmp_path, sets, tmp_path / "output", seeds=[0])
+        return report["sets"][0]["arms"][0]["mean"], len(list((tmp_path / "output" / "runs").iterdir()))
+
+    first, num = run("Otters eat fish.")
+    assert (first, num) == (1, 1)
+    assert run("Otters eat fish.", folder="elsewhere") == (1, 1)  # the same content: served
+    assert run("Stocks fell again.")[1] == 2
+    value, num = run("Otters eat fish.", judged="d1")
+    assert value < 1 and num == 3
 
 
 def test_command_lists_arms_and_refuses_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.errors import AppError
+from app.evaluating.sets import opened_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -109,6 +110,21 @@ def test_several_sets_and_models_are_compared_over_their_own_units(tmp_path: Pat
             assert change == {"difference": 0, "interval_95": [0, 0]}
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "Spearman" in shown and "Negation" in shown
+
+
+def test_a_set_is_named_by_its_content(tmp_path: Path) -> None:
+    def digest(data: Path, **more: Any) -> str:
+        return opened_set(str(data), "dev", **more).digest
+
+    retrieval, other = digest(_beir(tmp_path / "a")), digest(_beir(tmp_path / "b"))
+    assert retrieval == other != digest(tmp_path / "b", pool=1)
+    _lines(tmp_path / "b" / "qrels" / "dev.tsv", ["query-id\tcorpus-id\tscore\nq0\td0\t2\nq1\td2\t1\n"])
+    assert digest(tmp_path / "b") != retrieval
+    swapped = [{**STS[0], "score": 2.5}, {**STS[1], "score": 4.8}, *STS[2:]]
+    sets = [STS, swapped, [STS[1], STS[0], *STS[2:]], EDITS, [{**EDITS[0], "label": "scope"}, *EDITS[1:], EDITS[0]]]
+    found = {digest(_lines(tmp_path / f"{number}.jsonl", rows)) for number, rows in enumerate(sets)}
+    assert len(found) == len(sets)
+    assert digest(_lines(tmp_path / "again.jsonl", [*STS[:3]])) in found  # rows of other splits are no part of it
 
 
 def test_graded_order_of_a_release(tmp_path: Path, toy_releases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
