@@ -101,8 +101,14 @@ def model_card(
     *,
     repo: str,
     tag: str | None = None,
+    has_code: bool = True,
 ) -> str:
-    """The card with its metadata, model-index included, as Markdown; `repo` and `tag` are where it will be found."""
+    """The card with its metadata, model-index included, as Markdown.
+
+    Args:
+        repo: Where it will be found, with `tag`.
+        has_code: Whether the folder carries `modeling_ata.py`.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe = summary["recipe"]
@@ -127,18 +133,15 @@ def model_card(
         model_name=recipe["name"] if index else None,
         eval_results=index or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_body(summary, source, results, repo, tag))
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join([*_body(summary, source, results), *_use(repo, tag, has_code)])
 
 
-def _body(
-    summary: Mapping[str, Any], source: TrainedOn, results: Sequence[Mapping[str, Any]], repo: str, tag: str | None
-) -> list[str]:
+def _body(summary: Mapping[str, Any], source: TrainedOn, results: Sequence[Mapping[str, Any]]) -> list[str]:
     recipe = summary["recipe"]
     where = (
         f"[{source.repo}]({source.endpoint}/datasets/{source.repo}) at revision `{source.tag}` (commit "
         f"`{source.commit}`)" if source.repo else "not published from the store that was asked"
     )  # fmt: skip
-    revision = f'revision="{tag}", ' if tag is not None else ""
     lines = [
         f"# {recipe['name']}", "",
         f"`{Path(recipe['model']).name}`, trained on graded hard negatives: {summary['num_examples']:,} examples, "
@@ -156,14 +159,27 @@ def _body(
         lines += [_line(result, metric) for result in results for metric in result["names"]]
     else:
         lines += ["## Results", "", "None were given when this card was written."]
-    lines += [
-        "", "## Use", "", "```python", "from sentence_transformers import SentenceTransformer", "",
-        f'model = SentenceTransformer("{repo}", {revision}trust_remote_code=True)', "```", "",
-        "ATA pooling is in `modeling_ata.py`, which is why the code has to be trusted; read it first. `training.json` "
-        "holds the whole recipe, `metrics.jsonl` every step by rank, `margins.parquet` the margin of every negative "
-        "when it was trained on.", "",
-    ]  # fmt: skip
     return lines
+
+
+def _use(repo: str, tag: str | None, has_code: bool) -> list[str]:
+    asked = [f'"{repo}"']
+    if tag is not None:
+        asked.append(f'revision="{tag}"')
+    if has_code:
+        asked.append("trust_remote_code=True")
+    lines = [
+        "", "## Use", "", "```python", "from sentence_transformers import SentenceTransformer", "",
+        f"model = SentenceTransformer({', '.join(asked)})", "```", "",
+    ]  # fmt: skip
+    if has_code:
+        lines += ["ATA pooling is in `modeling_ata.py`, which is why the code has to be trusted; read it first.", ""]
+    return [
+        *lines,
+        "`training.json` holds the whole recipe, `metrics.jsonl` every step by rank, `margins.parquet` the margin of "
+        "every negative when it was trained on.",
+        "",
+    ]
 
 
 def _set(result: Mapping[str, Any]) -> str:
@@ -177,5 +193,5 @@ def _line(result: Mapping[str, Any], metric: str) -> str:
     change = result.get("difference", {}).get(metric)
     told = "" if change is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(change["difference"], *change["interval_95"])
     against = "" if change is None else str(result["first"]).replace("|", "\\|")
-    name = _set(result).replace("|", "\\|")
-    return f"| {name} | {metric} | {result['metrics'][metric]:.3f} | {against} | {told} |"
+    name, metric_name = _set(result).replace("|", "\\|"), metric.replace("|", "\\|")
+    return f"| {name} | {metric_name} | {result['metrics'][metric]:.3f} | {against} | {told} |"

@@ -46,11 +46,11 @@ def push_model(
     hub = hub_repository(repo, endpoint, kind="model")
     with opened_if_there(store) as opened:
         source = trained_on(summary, opened, hub.endpoint)
-    card = model_card(summary, source, measured, repo=repo, tag=tag)
+    card = model_card(summary, source, measured, repo=repo, tag=tag, has_code=(model / "modeling_ata.py").is_file())
     if dry_run:
         console.print(escape(card))
-        files = model_files(model)
-        show_table(f"To {escape(hub.url)}", ["file", "bytes"], [(name, file.size) for name, file in files.items()])
+        sizes = {name: file.size for name, file in model_files(model).items()} | {"README.md": len(card.encode())}
+        show_table(f"To {escape(hub.url)}", ["file", "bytes"], list(sizes.items()))
         console.print("dry run, nothing was written, and the Hub was not asked")
         return
     (model / "README.md").write_text(card, encoding="utf-8")

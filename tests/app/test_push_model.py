@@ -74,6 +74,8 @@ def test_card_names_release_publication_recipe_and_results(tmp_path: Path, model
     assert "(https://hub/datasets/me/toy)" in text
     assert 'SentenceTransformer("me/small", revision="v1", trust_remote_code=True)' in text
     unpublished = model_card(SUMMARY, TrainedOn("toy-1.0.0", "d" * 64), [], repo="me/small")
+    plain = model_card(SUMMARY, TrainedOn("toy-1.0.0", "d" * 64), [], repo="me/small", has_code=False)
+    assert 'SentenceTransformer("me/small")' in plain and "modeling_ata" not in plain
     assert "not published from the store" in unpublished and ModelCard(unpublished).data.datasets is None
 
 
