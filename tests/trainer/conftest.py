@@ -93,7 +93,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     backbone.save_pretrained(folder / "bert")
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder / "bert")
     transformer = Transformer(str(folder / "bert"), max_seq_length=32)
     model = SentenceTransformer(modules=[transformer, Pooling(32)], device="cpu")
     model.save(str(folder / "model"), create_model_card=False)
