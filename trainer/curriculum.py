@@ -24,7 +24,7 @@ _OF_SCHEDULE: dict[str, tuple[int | None, ...]] = {
     "easy_to_hard": (4, 3, 2, 1),
     "reverse": (1, 2, 3, 4),
     "mixture": (None,) * 4,  # whatever ranks an example has, in an order drawn anew each time
-    "random": (0,) * 4,  # a rank drawn for each row; over four passes each example gets each rank once
+    "random": (0,) * 4,  # a rank drawn for each row: every four turns, each example has each rank once
 }
 
 
@@ -60,14 +60,10 @@ def plan_steps(recipe: TrainRecipe, examples: Sequence[GradedExample]) -> list[S
     """Every step of the training, in order.
 
     Raises:
-        TrainerError: The schedule needs ranks and no example has any, or an epoch has too few rows for a batch.
+        TrainerError: The recipe needs ranks or grades that no example has, or an epoch has too few rows for a batch.
     """
     ranks = ranks_of_blocks(recipe.schedule)
-    if ranks[0] is not None and not any(n.rank for example in examples for n in example.written):
-        raise TrainerError(
-            f"schedule = {recipe.schedule!r}: the release has no graded negatives to order; "
-            "use 'mixture', or release negatives with ranks"
-        )
+    _check_grades(recipe, examples)
     if len(examples) < 2:
         raise TrainerError(
             f"split {recipe.split!r} has {len(examples)} example: contrastive training needs two or more"
@@ -82,6 +78,24 @@ def plan_steps(recipe: TrainRecipe, examples: Sequence[GradedExample]) -> list[S
         for _ in range(num_steps):
             steps.append(Step(block, rank, tuple(next(stream) for _ in range(recipe.accumulate))))
     return steps
+
+
+def _check_grades(recipe: TrainRecipe, examples: Sequence[GradedExample]) -> None:
+    """Refuse what would count for no negative of the release."""
+    has_ranks = any(n.rank for example in examples for n in example.written)
+    if recipe.schedule != "mixture" and not has_ranks:
+        raise TrainerError(
+            f"schedule = {recipe.schedule!r}: the release has no graded negatives to order; "
+            "use 'mixture', or release negatives with ranks"
+        )
+    if recipe.ordering is not None and not has_ranks:
+        raise TrainerError("ordering: the release has no graded negatives to order; leave it out")
+    found = {n.grade or "hard" for example in examples for n in example.written}
+    missing = [name for name in ("hard", "medium", "easy") if name in recipe.grades and name not in found]
+    if missing:
+        raise TrainerError(
+            f"grades.{missing[0]}: the release has no written negative of grade {missing[0]!r}; leave it out"
+        )
 
 
 def _whole_passes(block: int, rank: int | None, passes: Iterator[list[Batch]], recipe: TrainRecipe) -> list[Step]:
@@ -133,7 +147,8 @@ def negatives_of_row(
     round from turn to turn, so that passes see different ones.
     """
     if rank == 0:
-        rank = RANKS[(_draw(seed, example.id) + turn) % len(RANKS)]
+        four, place = divmod(turn, len(RANKS))
+        rank = sorted(RANKS, key=lambda one: _draw(seed, four, example.id, one))[place]
     ordered = sorted(
         example.written,
         key=lambda n: (_distance(n.rank, rank), n.rank or 99, _draw(seed, turn, example.id, n.id)),

@@ -93,10 +93,10 @@ def embedding_loss(
     """Loss and gradients of a batch; embeddings need no unit length.
 
     Args:
+        contrast: On the device of the embeddings.
         lengths: Matryoshka's (dimensions, weight); empty for the full length alone.
     """
     full = queries_QE.shape[1]
-    contrast = on_device(contrast, queries_QE.device)
     whole = _at_length(queries_QE, passages_NE, full, contrast, terms)
     if not lengths:
         return whole

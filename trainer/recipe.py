@@ -155,3 +155,22 @@ class TrainRecipe(BaseModel):
         if self.max_steps is not None and self.passes > 1:
             raise ValueError("give max_steps or passes, not both")
         return self
+
+    @model_validator(mode="after")
+    def _every_key_counts(self) -> Self:
+        if self.pooling == "own" and not self.include_prompt:
+            raise ValueError("include_prompt = false: pooling = 'own' keeps the model's; choose another pooling")
+        slots = self.negatives
+        if slots is not None and 0 in (slots.written, slots.ratio) and self.schedule != "mixture":
+            name = "written" if slots.written == 0 else "ratio"
+            raise ValueError(
+                f"schedule = {self.schedule!r} orders written negatives, and negatives.{name} = 0 leaves none: use "
+                "'mixture'"
+            )
+        # bfloat16 has 8 bits: at a learning rate of 2e-5 nearly every update rounds to nothing.
+        if self.dtype == "bfloat16" and self.lora is None:
+            raise ValueError(
+                "dtype = 'bfloat16' is for weights that stay as they are: give lora, or leave it out (bf16 = 'on' "
+                "computes in bfloat16 and learns in float32)"
+            )
+        return self

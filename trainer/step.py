@@ -93,21 +93,41 @@ class Learner:
         """The gradient of the whole batch on every process, which each has a part of."""
         if self.processes.count == 1:
             return
-        for parameter in self.parameters:
-            if parameter.grad is None:
+        # What no process has used has no gradient, as on one process: AdamW would decay it for a gradient of zero.
+        used_P = torch.tensor([float(p.grad is not None) for p in self.parameters], device=self.processes.device)
+        self.processes.add_up([used_P])
+        for parameter, used in zip(self.parameters, used_P.tolist(), strict=True):
+            if used and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self.processes.add_up([p.grad for p in self.parameters if p.grad is not None])
 
     def rehearse(self, steps: Sequence[Step]) -> None:
-        """Run the heaviest batch forward and back without learning from it, so that memory runs out now or never."""
+        """Run the heaviest batch forward and back without learning from it, so that memory runs out now or never.
+
+        Beside it lie the optimiser's moments, as in every step but the first.
+        """
         lengths = self.encoder.tokens.lengths
         heaviest: tuple[int, list[int]] = (0, [])
         for step in steps:
             for batch in step.batches:
                 numbers = self.numbers_of(contrast_of(self.rows_of(batch, step), self.known))
                 heaviest = max(heaviest, (int(lengths[numbers].sum()), numbers))
+        is_new = not self.optimizer.state
+        if is_new:
+            self._allocate_moments()
         encoded = self.encoder.encode(heaviest[1], (0,))
         self.encoder.backward(encoded, torch.zeros_like(encoded.embeddings_ME))
+        self.optimizer.zero_grad(set_to_none=True)
+        if is_new:
+            self.optimizer.state.clear()
+
+    def _allocate_moments(self) -> None:
+        """A step of the optimiser that changes no weight: without a gradient, at a learning rate of 0."""
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0  # every step sets its own
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _rate(self, number: int) -> float:

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.curriculum import Step, describe_plan, negatives_of_row, plan_steps
@@ -35,6 +35,7 @@ def visited(steps: list[Step]) -> list[int]:
     passes=st.integers(1, 2),
     seed=st.integers(0, 5),
 )
+@settings(deadline=None)
 def test_each_block_is_whole_passes_in_their_own_order(
     num: int, size: int, accumulate: int, passes: int, seed: int
 ) -> None:
@@ -58,6 +59,8 @@ def test_blocks_visit_the_examples_in_different_orders() -> None:
     steps = plan_steps(recipe(schedule="fixed:2", batch_size=40), [example([1])] * 40)
     assert len({step.batches[0].examples for step in steps}) == 4
     assert {step.rank for step in steps} == {2}
+    other = plan_steps(recipe(schedule="fixed:2", batch_size=40, seed=1), [example([1])] * 40)
+    assert not {step.batches[0].examples for step in steps} & {step.batches[0].examples for step in other}
 
 
 def test_schedules_and_their_ranks() -> None:
@@ -80,6 +83,7 @@ def test_four_blocks_of_four_hundred_steps_and_other_shares() -> None:
 
 
 @given(num_steps=st.integers(1, 200), cut=st.integers(1, 98))
+@settings(deadline=None)
 def test_blocks_add_up_and_are_right_to_a_step(num_steps: int, cut: int) -> None:
     first, rest = cut / 100, (100 - cut) / 300
     steps = plan_steps(recipe(max_steps=num_steps, shares=(first, rest, rest, rest)), [example([1])] * 4)
@@ -95,8 +99,11 @@ def test_rows_of_a_batch_share_their_source() -> None:
     mine = [step for step in steps if step.block == 0]
     assert sorted(visited(mine)) == list(range(17))
     assert all(len({examples[place].source for place in visited([step])}) == 1 for step in mine)
-    order = [examples[visited([step])[0]].source for step in mine]
-    assert order != sorted(order) or order != sorted(order, reverse=True)
+    # Sources take turns, in another order in each block: they do not come one after the other.
+    orders = ["".join(examples[visited([s])[0]].source for s in steps if s.block == block) for block in range(4)]
+    assert all(sorted(order) == sorted(orders[0]) for order in orders) and len(set(orders)) > 1
+    assert any("ab" in order and "ba" in order for order in orders)
+    assert any(len({examples[i].source for i in visited([s])}) > 1 for s in plan_steps(recipe(batch_size=4), examples))
 
 
 def test_slots_take_the_blocks_rank_and_then_the_nearest() -> None:
@@ -112,6 +119,20 @@ def test_mined_negatives_go_round_from_turn_to_turn() -> None:
     seen = [[n.id for n in negatives_of_row(one, turn, 1, 0)] for turn in range(4)]
     assert seen == [["m0", "m1"], ["m2", "m0"], ["m1", "m2"], ["m0", "m1"]]
     assert [n.id for n in negatives_of_row(one, 1, 1, 0, Slots(written=0, mined=5))] == ["m2", "m0", "m1"]
+
+
+def test_random_schedule_draws_an_order_of_ranks_for_each_example_and_four_turns() -> None:
+    orders: Counter[tuple[int | None, ...]] = Counter()
+    for name in range(3_000):
+        one = example([1, 2, 3, 4], name=f"e{name}")
+        ranks = [negatives_of_row(one, turn, 0, 0)[0].rank for turn in range(8)]
+        assert sorted(rank or 0 for rank in ranks[:4]) == sorted(rank or 0 for rank in ranks[4:]) == [1, 2, 3, 4]
+        orders.update([tuple(ranks[:4]), tuple(ranks[4:])])
+    assert len(orders) == 24 and all(abs(count - 6_000 / 24) < 80 for count in orders.values())
+    one = example([1, 2, 3, 4])
+    fours = {tuple(negatives_of_row(one, 4 * k + turn, 0, 0)[0].rank for turn in range(4)) for k in range(9)}
+    seeds = {tuple(negatives_of_row(one, turn, 0, seed)[0].rank for turn in range(4)) for seed in range(9)}
+    assert len(fours) > 1 and len(seeds) > 1
 
 
 def test_random_schedule_gives_each_example_each_rank_once() -> None:
@@ -156,6 +177,12 @@ def test_a_release_without_grades_is_told_before_training() -> None:
     with pytest.raises(TrainerError, match=r"no graded negatives.*mixture"):
         plan_steps(recipe(), plain)
     assert plan_steps(recipe(schedule="mixture"), plain)
+    with pytest.raises(TrainerError, match=r"ordering: the release has no graded negatives"):
+        plan_steps(recipe(schedule="mixture", ordering={}), plain)
+    with pytest.raises(TrainerError, match=r"grades\.easy: .*grade 'easy'"):
+        plan_steps(
+            recipe(schedule="mixture", grades={"hard": {"weight": 2}, "easy": {"weight": 2}}), [example([1])] * 3
+        )
     with pytest.raises(TrainerError, match="two or more"):
         plan_steps(recipe(), [example([1])])
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
@@ -112,6 +112,7 @@ def test_graphs_are_kept_within_the_budget(tiny_model: Path, tokens: TokenTable)
     budget=st.integers(1, 200),
     count=st.integers(1, 4),
 )
+@settings(deadline=None)
 def test_chunks_hold_every_text_once_within_the_budget(lengths: list[int], budget: int, count: int) -> None:
     chunks = chunks_of(lengths, budget)
     assert sorted(place for chunk in chunks for place in chunk.places) == list(range(len(lengths)))

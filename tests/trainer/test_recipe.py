@@ -45,7 +45,10 @@ def test_syneg_and_nv_retriever_have_their_papers_numbers() -> None:
     first, second = shipped("nv_retriever_stage1"), shipped("nv_retriever_stage2")
     assert first.negatives is not None and second.negatives is not None
     assert (first.negatives.mined, second.negatives.mined) == (1, 5)
-    assert second.model == first.name and first.passes * 4 == 12
+    assert second.model == first.name and first.passes * 4 == second.passes * 4 == 12
+    # 12 epochs of 2,844 and of 829 steps, each with 100 steps of warm-up.
+    assert 728_160 // (first.batch_size * first.accumulate) == 2_844
+    assert [round(r.warmup * 12 * steps) for r, steps in ((first, 2_844), (second, 829))] == [100, 100]
     assert (first.max_query_length, first.max_length, first.include_prompt) == (192, 512, False)
 
 
@@ -59,6 +62,10 @@ def test_syneg_and_nv_retriever_have_their_papers_numbers() -> None:
         ("shares = [0.7, 0.1, 0.1, 0.1]", "shares divide max_steps"),
         ("max_steps = 9\nshares = [0.7, 0.1, 0.1, 0.2]", "add up to 1"),
         ("max_steps = 9\npasses = 2", "not both"),
+        ("include_prompt = false\npooling = 'own'", "include_prompt = false: pooling = 'own' keeps the model's"),
+        ("negatives = { written = 0, mined = 2 }", "negatives.written = 0 leaves none"),
+        ("schedule = 'fixed:2'\nnegatives = { total = 3, ratio = 0 }", "negatives.ratio = 0 leaves none"),
+        ("dtype = 'bfloat16'", "dtype = 'bfloat16' is for weights that stay as they are: give lora"),
         ("negatives = { total = 3 }", "either 'written' and 'mined', or 'total' and 'ratio'"),
         ("negatives = { written = 3, mined = 1, ratio = 1 }", "either 'written' and 'mined'"),
         ("grades.harder.weight = 2", "grades"),
