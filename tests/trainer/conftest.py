@@ -74,7 +74,10 @@ def release_of(tmp_path: Path) -> Callable[[list[dict[str, Any]]], Path]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer random BERT with a vocabulary of the toy release's words; takes 32 tokens."""
+    """A two-layer random BERT with a vocabulary of the toy release's words; takes 32 tokens.
+
+    Its pooler, as in many published models, is part of no embedding and gets no gradient.
+    """
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -88,7 +91,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=len(tokens), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=32,
     )  # fmt: skip
-    backbone = BertModel(config, add_pooling_layer=False)
+    backbone = BertModel(config)
     for parameter in backbone.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)

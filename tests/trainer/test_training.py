@@ -1,5 +1,6 @@
 """Training: killed at any step it ends with the same weights, alone or as two; it learns; its faults are told."""
 
+import copy
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trainer.contrast import known_positives
 from trainer.errors import TrainerError
 from trainer.recipe import TrainRecipe
 from trainer.release import read_release
@@ -126,6 +128,8 @@ def test_two_processes_equal_one_and_resume_exactly(
     # The same global batch on one process: the same but for the order in which gradients are added up. Adam blows up
     # what rounding leaves of gradients that are zero by symmetry (a key's bias moves all scores alike).
     one, two = load_file(whole / "model.safetensors"), load_file(straight / "model.safetensors")
+    unused = load_file(tiny_model / "model.safetensors")["pooler.dense.weight"]
+    assert torch.equal(one["pooler.dense.weight"], unused) and torch.equal(two["pooler.dense.weight"], unused)
     for name, weights in one.items():
         if not name.endswith("key.bias"):
             torch.testing.assert_close(two[name], weights, atol=1e-4, rtol=1e-3)
@@ -253,6 +257,20 @@ def test_a_rehearsal_leaves_no_trace(release: Path, tiny_model: Path, tmp_path: 
     run.learner.rehearse(run.steps)
     assert all(torch.equal(before[name], tensor) for name, tensor in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())
+    assert not run.learner.optimizer.state
+    run.learner.take(0, run.steps[0])
+    moments = copy.deepcopy(run.learner.optimizer.state_dict()["state"])
+    run.learner.rehearse(run.steps)  # of a training that goes on
+    for key, state in run.learner.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(moments[key][name], tensor) for name, tensor in state.items())
+
+
+def test_a_rehearsal_holds_the_optimisers_moments(release: Path, tiny_model: Path, tmp_path: Path) -> None:
+    run = started_training(recipe(), release, tiny_model, tmp_path)
+    held: list[int] = []
+    run.model.register_forward_hook(lambda *_: held.append(len(run.learner.optimizer.state)))
+    run.learner.rehearse(run.steps)
+    assert held and set(held) == {len(run.learner.parameters)}
 
 
 def test_plan_counts_negatives_of_another_rank(release: Path) -> None:
@@ -261,6 +279,15 @@ def test_plan_counts_negatives_of_another_rank(release: Path) -> None:
     assert {row["rows"] for row in plan} == {8}
     # Four examples have a second written slot, which their one negative of the rank cannot fill; one lacks rank 4.
     assert [row["of another rank"] for row in plan] == [5, 4, 4, 4]
+
+
+def test_every_known_positive_is_read(release_of: Callable[[list[dict[str, Any]]], Path]) -> None:
+    rows = toy_rows()
+    for row in rows:
+        row["more_positives"] = [{"text": "it bank"}, {"text": "in water"}] if row["example_id"] == "e1" else []
+    known = known_positives(read_release(release_of(rows)).examples)
+    assert known[rows[1]["query"]] == {rows[1]["query"], rows[1]["positive"], "it bank", "in water"}
+    assert known[rows[0]["query"]] == {rows[0]["query"], rows[0]["positive"]}
 
 
 def test_release_faults_are_told(release: Path, tmp_path: Path) -> None:
