@@ -133,7 +133,7 @@ class Ours:
         texts = Texts(examples, recipe)
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name) / "tokens.arrow"
-        write_tokens(path, texts, self.model.tokenizer, recipe, "benchmark", progress=lambda done, total: None)
+        write_tokens(path, texts, self.model.tokenizer, recipe, "benchmark")
         encoder = Encoder(
             self.model, read_tokens(path), processes,
             chunk_tokens=recipe.chunk_tokens, kept_tokens=recipe.kept_tokens, bf16=False,
@@ -168,7 +168,7 @@ def example_of(number: int, row: dict[str, str]) -> Any:
     from trainer.release import GradedExample, Negative
 
     negatives = tuple(Negative(f"{number}.{place}", row[name], place + 1) for place, name in enumerate(COLUMNS[2:]))
-    return GradedExample(f"e{number}", row["anchor"], "", row["positive"], "", negatives, (), len(negatives), 0)
+    return GradedExample(f"e{number}", row["anchor"], row["positive"], negatives, (), len(negatives), 0)
 
 
 def without_dropout(model: Any) -> Any:

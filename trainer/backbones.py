@@ -1,14 +1,14 @@
 """Models to train: loaded whole or with LoRA, decoders made bidirectional, pooling put on, and saved so that plain
 sentence-transformers loads them.
 
-What cannot work is refused here, before the first step: a length that the model does not take, an attention that the
-pooling does not know, an adapter without a target, a model that does not fit.
+What cannot work is refused here, before the first step: an attention that the pooling does not know, adapters on a
+model that takes none, a model that does not fit.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from trainer.errors import TrainerError
 from trainer.limits import is_out_of_memory
 from trainer.modeling_ata import MODES, ATAPooling
+from trainer.recipe import LoRA
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,23 +27,14 @@ if TYPE_CHECKING:
 # Learned positions that a family keeps for itself: RoBERTa's start behind the padding's index.
 _RESERVED_POSITIONS = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet"}
 _SAVED_TYPE = "modeling_ata.ATAPooling"
+_STOCK_MODES: dict[str, Any] = {"mean": "mean", "last": "lasttoken"}
+# What decides a model's numbers: weights, and how they and the tokens are read. A trained model's own journal does not.
+_DECIDING = {".safetensors", ".bin", ".json", ".txt", ".model"}
+_JOURNAL = "training.json"
 # What the libraries raise, by what is wrong with a folder: its JSON, its weights, their shapes, its modules.
 _UNREADABLE = (
     ValueError, ImportError, OSError, KeyError, AttributeError, TypeError, RuntimeError, MemoryError, SafetensorError,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Lora:
-    """Adapters instead of whole weights; the defaults are MGH's.
-
-    Source: LoRA, arXiv 2106.09685; Negative Matters, ACL 2025 long.1501 (on LLM2Vec's recipe).
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
 
 
 def load_model(
@@ -52,10 +44,8 @@ def load_model(
     detach_weights: bool = False,
     include_prompt: bool = True,
     bidirectional: bool = False,
-    max_length: int | None = None,
-    padding_side: Literal["left", "right"] | None = None,
     prompts: Mapping[str, str] | None = None,
-    lora: Lora | None = None,
+    lora: LoRA | None = None,
     attention: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     gradient_checkpointing: bool = False,
@@ -69,8 +59,6 @@ def load_model(
         detach_weights: Whether gradients stop at the weights of the pooling.
         include_prompt: Whether the tokens of a prompt are pooled; they are attended to either way.
         bidirectional: Whether a decoder's tokens see what stands after them. Kept by the saved model.
-        max_length: Tokens per text; longer texts are cut. None leaves the model's own limit.
-        padding_side: None leaves the tokenizer's.
         prompts: Instructions by name, put before a text with `encode(..., prompt_name=...)`.
         lora: Train adapters of this shape and freeze everything else.
         attention: `sdpa`, `eager`, `flash_attention_2` or another that transformers knows; None leaves it the choice.
@@ -91,11 +79,6 @@ def load_model(
         )
     if tokenizer.pad_token is None:  # decoders often have none; what stands there is masked everywhere
         tokenizer.pad_token = tokenizer.eos_token
-    if padding_side is not None:
-        tokenizer.padding_side = padding_side
-    if max_length is not None:
-        _require_length(model, max_length)
-        model.max_seq_length = max_length
     if bidirectional:
         _make_bidirectional(model)
     if lora is not None:
@@ -131,6 +114,17 @@ def _load(
         raise TrainerError(f"model = {str(folder)!r} cannot be loaded: {type(error).__name__}: {told}") from error
 
 
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of what decides a model's numbers."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _DECIDING and path.name != _JOURNAL and path.is_file():
+            with path.open("rb") as file:
+                total.update(path.relative_to(folder).as_posix().encode() + b"\0")
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
 def _transformer(model: SentenceTransformer) -> "PreTrainedModel":
     first: Any = model[0]
     inner: PreTrainedModel | None = getattr(first, "model", None)
@@ -150,13 +144,6 @@ def longest_text(model: SentenceTransformer) -> int | None:
     return longest
 
 
-def _require_length(model: SentenceTransformer, max_length: int) -> None:
-    longest = longest_text(model)
-    if longest is not None and max_length > longest:
-        name = _transformer(model).config.model_type
-        raise TrainerError(f"max_length = {max_length}: this {name} model takes at most {longest} tokens")
-
-
 def _make_bidirectional(model: SentenceTransformer) -> None:
     """Let every token see every other one.
 
@@ -171,21 +158,21 @@ def _make_bidirectional(model: SentenceTransformer) -> None:
     transformer.config.is_causal = False
 
 
-def _add_adapters(model: SentenceTransformer, lora: Lora) -> None:
+def _add_adapters(model: SentenceTransformer, lora: LoRA) -> None:
+    """Adapters on every linear layer (LoRA, arXiv 2106.09685), as in Negative Matters, ACL 2025 long.1501."""
     from peft import LoraConfig
 
-    targets = lora.target_modules
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules="all-linear",
         task_type="FEATURE_EXTRACTION",
     )
     try:
         model.add_adapter(config)
     except ValueError as error:
-        raise TrainerError(f"lora.target_modules = {targets!r}: {error}") from error
+        raise TrainerError(f"lora: {error}") from error
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()  # an optimiser's small steps are lost in half precision
@@ -221,17 +208,12 @@ def with_pooling(
     return pooled
 
 
-def save_model(model: SentenceTransformer, folder: Path, *, merge: bool = True) -> None:
-    """Save so that plain sentence-transformers loads it: the pooling's class is named by the file beside it.
+def save_model(model: SentenceTransformer, folder: Path) -> None:
+    """Save so that plain sentence-transformers loads it: our pooling's class is named by the file beside it.
 
-    Args:
-        merge: Whether adapters are added to the weights that are written; the model itself keeps them apart. Without,
-            only the adapters are written, and loading looks for the base model where it was loaded from.
+    Adapters are added to the weights that are written; the model itself keeps them apart.
     """
-    if merge:
-        with _merged(_transformer(model)):
-            model.save(str(folder), create_model_card=False)
-    else:
+    with _merged(_transformer(model)), _stock_pooling(model):
         model.save(str(folder), create_model_card=False)
     path = folder / "modules.json"
     modules = json.loads(path.read_text(encoding="utf-8"))
@@ -239,6 +221,25 @@ def save_model(model: SentenceTransformer, folder: Path, *, merge: bool = True) 
         if module["type"].endswith(".ATAPooling"):
             module["type"] = _SAVED_TYPE
     path.write_text(json.dumps(modules, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def _stock_pooling(model: SentenceTransformer) -> Iterator[None]:
+    """The model with sentence-transformers' own pooling where it does the same, which asks nobody to trust our code."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    ours = [
+        (name, module) for name, module in model._modules.items()
+        if isinstance(module, ATAPooling) and module.mode in _STOCK_MODES
+    ]  # fmt: skip
+    try:
+        for name, module in ours:
+            stock = Pooling(module.embedding_dimension, _STOCK_MODES[module.mode], module.include_prompt)
+            model._modules[name] = stock
+        yield
+    finally:
+        for name, module in ours:
+            model._modules[name] = module
 
 
 @contextmanager
@@ -264,7 +265,7 @@ def _merged(transformer: Any) -> Iterator[None]:
 def _merged_layer(module: Any) -> torch.nn.Module:
     base: torch.nn.Module = module.get_base_layer()
     if type(base) is not torch.nn.Linear:
-        raise TrainerError(f"adapters on {type(base).__name__} cannot be merged: save with merge = false")
+        raise TrainerError(f"adapters on {type(base).__name__} cannot be merged into its weights")
     merged = torch.nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
     with torch.no_grad():
         delta = sum(module.get_delta_weight(name) for name in module.active_adapters)

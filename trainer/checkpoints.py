@@ -51,7 +51,7 @@ def _is_still(handle: int, folder: Path) -> bool:
 
 
 class Checkpoints:
-    """The newest checkpoint of a folder, for one identity (recipe and release)."""
+    """The newest checkpoint of a folder, for one identity: what decides the weights it ends with."""
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._path, self._identity = folder / "checkpoint.pt", identity
@@ -79,7 +79,7 @@ class Checkpoints:
         partial.rename(self._path)
 
     def is_of_another(self) -> bool:
-        """Whether a checkpoint is there and belongs to another recipe or release."""
+        """Whether a checkpoint is there and belongs to another recipe, release or base model."""
         return self._path.is_file() and self._read()["identity"] != self._identity
 
     def clear(self) -> None:

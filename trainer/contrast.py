@@ -12,13 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.release import GradedExample, Negative
+from trainer.release import GradedExample, Negative, known_place
 
 # The part a passage plays for a query. Grades of written negatives that say none count as `hard`.
 GROUPS = ("positive", "in_batch", "mined", "hard", "medium", "easy")
 _POSITIVE, _IN_BATCH, _MINED = 0, 1, 2
-# Places in the known order, best first: N2 and N3 are tied. Mined negatives have no place in it.
-_PLACES = {1: 1, 2: 2, 3: 2, 4: 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +122,9 @@ def _ordered_pairs(
         ordered = [(0, passages[row.example.positive])]
         for negative in row.negatives:
             column = passages[negative.text]
-            if negative.is_written and negative.rank in _PLACES and allowed_BN[place, column]:
-                ordered.append((_PLACES[negative.rank], column))
+            # Mined negatives have no place in the order.
+            if negative.is_written and negative.rank is not None and allowed_BN[place, column]:
+                ordered.append((known_place(negative.rank), column))
         distinct = sorted(set(ordered))
         pairs += [(place, better, worse) for at, better in distinct for behind, worse in distinct if at < behind]
     return pairs

@@ -8,9 +8,10 @@ from itertools import combinations
 
 import numpy as np
 
+from trainer.release import known_place
+
 POSITIVE = 0
 RANKS = (1, 2, 3, 4)
-_PLACE = {POSITIVE: 0, 1: 1, 2: 2, 3: 2, 4: 3}
 METRICS = ("order", "tau_b", *(f"positive above N{rank}" for rank in RANKS), *(f"N{rank} in order" for rank in RANKS))
 
 
@@ -53,4 +54,4 @@ def kendall_tau_b(ranks_A: Sequence[int], cosines_A: Sequence[float]) -> float:
 
 
 def _place(rank: int) -> int:
-    return _PLACE[min(rank, 4)]
+    return 0 if rank == POSITIVE else known_place(rank)

@@ -29,7 +29,8 @@ def limits_told(recipe: TrainRecipe, folder: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise TrainerError(
                 f"out of memory: lower kept_tokens = {recipe.kept_tokens} (0 keeps no graph), then chunk_tokens = "
-                f"{recipe.chunk_tokens} or max_length = {recipe.max_length}, or choose a smaller model"
+                f"{recipe.chunk_tokens}, which keep the steps that are done; or max_length = {recipe.max_length}, or "
+                "choose a smaller model"
             ) from error
         if _is_of_disk(error):
             raise TrainerError(

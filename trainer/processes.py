@@ -6,6 +6,7 @@ is encoded once however many processes there are, and every query meets every pa
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from heapq import heapify, heapreplace
 from typing import Literal
 
@@ -17,13 +18,15 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from trainer.errors import TrainerError
 
 _BUCKET = 16 << 20  # numbers that are summed in one message
+# The others wait while the main process makes the tokens of millions of texts; NCCL gives up after ten minutes.
+_LONGEST_WAIT = timedelta(hours=12)
 
 
 class Processes:
     """This process among the others: `rank` of `count`, with its device."""
 
     def __init__(self, device: Literal["auto", "cpu"]) -> None:
-        state = PartialState(cpu=device == "cpu")
+        state = PartialState(cpu=device == "cpu", timeout=_LONGEST_WAIT)
         self.rank, self.count, self.device = state.process_index, state.num_processes, state.device
         self._wait = state.wait_for_everyone
 

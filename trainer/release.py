@@ -12,10 +12,15 @@ import pyarrow.parquet as pq
 
 from trainer.errors import TrainerError
 
-_TEXTS = ("example_id", "query", "query_id", "positive", "positive_id")
+_TEXTS = ("example_id", "query", "positive")
 _COUNTS = ("num_synthetic_slots", "num_mined_slots")
 _OF_A_NEGATIVE = ("id", "text", "rank", "origin")
 _WRITTEN = ("synthetic", "edited")
+
+
+def known_place(rank: int) -> int:
+    """Place of a written negative in the known order, the positive having 0: N2 and N3 are tied, N4 and beyond last."""
+    return {1: 1, 2: 2, 3: 2}.get(rank, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,7 @@ class GradedExample:
 
     id: str
     query: str
-    query_id: str
     positive: str
-    positive_id: str
     written: tuple[Negative, ...]
     mined: tuple[Negative, ...]
     num_written_slots: int
@@ -142,9 +145,7 @@ def _example(row: Mapping[str, Any], path: Path) -> GradedExample:
     return GradedExample(
         id=row["example_id"],
         query=row["query"],
-        query_id=row["query_id"],
         positive=row["positive"],
-        positive_id=row["positive_id"],
         written=tuple(negative for negative in negatives if negative.is_written),
         mined=tuple(negative for negative in negatives if not negative.is_written),
         num_written_slots=row["num_synthetic_slots"],

@@ -4,7 +4,7 @@ Queries and passages are numbered in one sequence, queries first. The main proce
 it, and a run that was cut off finds it again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
@@ -21,7 +21,6 @@ from trainer.release import GradedExample
 
 _GROUP = 1_000  # texts of a record batch; all but the last have exactly as many
 _SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("is_cut", pa.bool_()), ("num_prompt", pa.int32())])
-Progress = Callable[[int, int | None], None]
 
 
 def _prompt(example: GradedExample, recipe: TrainRecipe) -> str:
@@ -77,16 +76,14 @@ class TokenTable:
         return values[borders[place] : borders[place + 1]]
 
 
-def write_tokens(
-    path: Path, texts: Texts, tokenizer: Any, recipe: TrainRecipe, identity: str, *, progress: Progress
-) -> None:
+def write_tokens(path: Path, texts: Texts, tokenizer: Any, recipe: TrainRecipe, identity: str) -> None:
     """Write the token ids of every text, unless the file holds them already."""
     if path.is_file() and _identity(path) == identity:
         return
     pairs = texts.with_prompts()
     queries = _encode(tokenizer, islice(pairs, len(texts.queries)), recipe.max_query_length or recipe.max_length)
     encoded = chain(queries, _encode(tokenizer, pairs, recipe.max_length))
-    partial, done = path.with_suffix(".partial"), 0
+    partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = _SCHEMA.with_metadata({"identity": identity})
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -95,8 +92,6 @@ def write_tokens(
                 pa.array(column, type_) for column, type_ in zip(zip(*group, strict=True), schema.types, strict=True)
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
-            done += len(group)
-            progress(done, len(texts))
     partial.rename(path)
 
 

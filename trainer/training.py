@@ -9,7 +9,7 @@ import copy
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.backbones import Lora, load_model, longest_text
+from trainer.backbones import load_model, longest_text, weights_digest
 from trainer.checkpoints import Checkpoints, held
 from trainer.curriculum import Step, describe_plan, plan_steps
 from trainer.errors import TrainerError
@@ -37,6 +37,9 @@ from trainer.tokens import Texts, read_tokens, write_tokens
 from trainer.writing import machine, write_model
 
 Progress = Callable[[int, int | None], None]
+# Knobs of memory and disk. A training that goes on with others is the same but for rounding, and with another
+# chunk_tokens but for the draws of dropout: the remedy for a lack of memory costs no step that was done.
+_KNOBS = {"kept_tokens", "chunk_tokens", "checkpoint_every"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +76,17 @@ def train(
 
     Raises:
         TrainerError: The release is not readable or lacks what the recipe asks for, the model does not take what the
-            recipe wants, memory is short, or `output` holds a model of another recipe or release.
+            recipe wants, memory is short, or `output` holds a model of another recipe, release or base model.
     """
     release = read_release(release_folder, recipe.split)
     _check_teacher(recipe, release.examples)
     steps = plan_steps(recipe, release.examples)
-    identity = {"recipe": recipe.model_dump(mode="json"), "release_digest": release.digest}
-    found = _found(output, identity)
+    summary: dict[str, Any] = {
+        "recipe": recipe.model_dump(mode="json"),
+        "release_digest": release.digest,
+        "weights_digest": weights_digest(model_folder),
+    }
+    found = _found(output, summary)
     if found is not None:
         return TrainResult(output, found, is_new=False)
     disable_progress_bar()
@@ -90,11 +97,10 @@ def train(
             if processes.is_main and output.exists():
                 raise TrainerError(f"{output} was just made by another call: run the same command again")
             start = time.monotonic()
-            run = _Training(recipe, release, steps, model_folder, folder, processes)
+            run = _Training(recipe, release, steps, model_folder, folder, processes, _identity(summary))
             run.train(progress)
             if processes.is_main:
-                summary = {
-                    **identity,
+                summary |= {
                     "release": release.name,
                     "num_examples": len(release.examples),
                     "started_at": run.journal.started_at(),
@@ -110,12 +116,20 @@ def train(
     return TrainResult(output, orjson.loads((output / "training.json").read_bytes()), is_new=True)
 
 
-def _found(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _identity(summary: Mapping[str, Any]) -> str:
+    """What decides the weights that a training ends with: its recipe, release and base model."""
+    recipe = {name: value for name, value in summary["recipe"].items() if name not in _KNOBS}
+    return orjson.dumps([recipe, summary["release_digest"], summary.get("weights_digest")]).decode()
+
+
+def _found(output: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     """The summary of the same training, if it was done before."""
     if (output / "training.json").is_file():
         summary: dict[str, Any] = orjson.loads((output / "training.json").read_bytes())
-        if {name: summary[name] for name in identity} != identity:
-            raise TrainerError(f"{output} holds a model of another recipe or release: give the recipe another name")
+        if _identity(summary) != _identity(asked):
+            raise TrainerError(
+                f"{output} holds a model of another recipe, release or base model: give the recipe another name"
+            )
         return summary
     if output.exists():
         raise TrainerError(f"{output} exists and is no model that Gradus trained: give the recipe another name")
@@ -133,14 +147,14 @@ class _Training:
         model_folder: Path,
         folder: Path,
         processes: Processes,
+        identity: str,
     ) -> None:
         self.recipe, self.steps, self.folder, self.processes = recipe, steps, folder, processes
         self.texts = Texts(release.examples, recipe)
         self.journal = Journal(folder)
-        identity = orjson.dumps([recipe.model_dump(mode="json"), release.digest]).decode()
         self.checkpoints = Checkpoints(folder, identity)
         if processes.is_main and self.checkpoints.is_of_another():
-            self.checkpoints.clear()  # another recipe's leftovers: start anew
+            self.checkpoints.clear()  # leftovers of another recipe, release or base model: start anew
         processes.wait()
         self.model = load_for_training(recipe, model_folder, processes.device)
         tokens = folder / "tokens.arrow"
@@ -164,7 +178,7 @@ class _Training:
                 [self.texts.digest(), tokenizer.name_or_path, len(tokenizer), self.recipe.passage_prompt, lengths]
             )
             identity = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-            write_tokens(path, self.texts, tokenizer, self.recipe, identity, progress=lambda done, total: None)
+            write_tokens(path, self.texts, tokenizer, self.recipe, identity)
         self.processes.wait()
 
     def train(self, progress: Progress) -> None:
@@ -192,7 +206,7 @@ class _Training:
             "num_texts_cut": int(self.encoder.tokens.is_cut.sum()),
             "num_processes": self.processes.count,
             "bf16": self.encoder.bf16,
-            "machine": machine(),
+            "machine": machine(self.processes.device),
             "blocks": by_block(metrics),
             "ranks": by_rank(metrics),
         }
@@ -215,7 +229,6 @@ def load_for_training(recipe: TrainRecipe, folder: Path, device: torch.device) -
     """
     torch.manual_seed(recipe.seed)  # adapters start from draws
     prompts = {"query": recipe.query_prompt, "document": recipe.passage_prompt}
-    lora = recipe.lora
     model = load_model(
         folder,
         pooling=recipe.pooling,
@@ -223,7 +236,7 @@ def load_for_training(recipe: TrainRecipe, folder: Path, device: torch.device) -
         include_prompt=recipe.include_prompt,
         bidirectional=recipe.bidirectional,
         prompts={name: prompt for name, prompt in prompts.items() if prompt and "{" not in prompt},
-        lora=Lora(lora.rank, lora.alpha, lora.dropout) if lora is not None else None,
+        lora=recipe.lora,
         dtype=recipe.dtype,
         gradient_checkpointing=recipe.gradient_checkpointing,
         device=str(device),
@@ -232,15 +245,30 @@ def load_for_training(recipe: TrainRecipe, folder: Path, device: torch.device) -
     if longest is not None and asked_for > longest:
         name = "max_length" if recipe.max_length == asked_for else "max_query_length"
         raise TrainerError(f"{name} = {asked_for}: model {recipe.model!r} takes at most {longest} tokens")
+    if model.max_seq_length is not None:  # the saved model reads what it was trained on
+        model.max_seq_length = max(model.max_seq_length, asked_for)
+    _set_dropout(model, recipe.dropout)
+    return model
+
+
+def _set_dropout(model: SentenceTransformer, dropout: float) -> None:
+    """Set it in every layer but the adapters', which have their own."""
+    num_layers = 0
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout) and "lora_" not in name:
-            module.p = recipe.dropout
-    return model
+            module.p = dropout
+            num_layers += 1
+        # Decoders hand this number to their attention and have no layer for it.
+        if isinstance(getattr(module, "attention_dropout", None), int | float):
+            module.attention_dropout = dropout
+            num_layers += 1
+    if dropout and not num_layers:
+        raise TrainerError(f"dropout = {dropout}: the model has no layer that drops out; leave it out")
 
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = Path("/proc/cpuinfo")
     text = flags.read_text() if device.type == "cpu" and flags.is_file() else ""
     return "avx512_bf16" in text or "amx_bf16" in text

@@ -24,9 +24,9 @@ def write_model(model: SentenceTransformer, journal: Journal, summary: dict[str,
     (folder / "training.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
 
 
-def machine() -> str:
-    """Where it ran, in words."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+def machine(device: torch.device) -> str:
+    """Where it ran, in words; the GPU where it was one."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     threads = torch.get_num_threads()
     told = "1 thread" if threads == 1 else f"{threads} threads"
     return f"{name}, {os.cpu_count()} cores, {told}, torch {torch.__version__}"

@@ -17,7 +17,7 @@ def example(
 ) -> GradedExample:
     written = tuple(Negative(f"w{i}", f"written {i}", rank) for i, rank in enumerate(ranks))
     mined = tuple(Negative(f"m{i}", f"mined {i}", None, is_written=False) for i in range(num_mined))
-    return GradedExample(name, "q", "qid", "p", "pid", written, mined, *slots, source=source)
+    return GradedExample(name, "q", "p", written, mined, *slots, source=source)
 
 
 def recipe(**fields: object) -> TrainRecipe:

@@ -33,7 +33,7 @@ def examples(num: int) -> list[GradedExample]:
     def one(number: int) -> GradedExample:
         negatives = tuple(Negative(f"{number}{i}", f"{i} {number} {text(29)}", 1) for i in range(2))
         return GradedExample(
-            f"e{number}", f"{number} {text(9)}", "", f"{number} {text(29)}", "", negatives, (), 2, 0
+            f"e{number}", f"{number} {text(9)}", f"{number} {text(29)}", negatives, (), 2, 0
         )  # fmt: skip
 
     return [one(number) for number in range(num)]
@@ -47,7 +47,7 @@ RECIPE = TrainRecipe(name="t", release="r", max_length=24, max_query_length=8)
 def tokens(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenTable:
     path = tmp_path_factory.mktemp("tokens") / "tokens.arrow"
     tokenizer = SentenceTransformer(str(tiny_model), device="cpu").tokenizer
-    write_tokens(path, Texts(ROWS, RECIPE), tokenizer, RECIPE, "one", progress=lambda done, total: None)
+    write_tokens(path, Texts(ROWS, RECIPE), tokenizer, RECIPE, "one")
     return read_tokens(path)
 
 
@@ -174,7 +174,7 @@ def test_tokens_of_another_recipe_are_made_anew(tiny_model: Path, tmp_path: Path
     tokenizer, path = SentenceTransformer(str(tiny_model), device="cpu").tokenizer, tmp_path / "tokens.arrow"
     for identity, is_new in (("one", True), ("one", False), ("two", True)):
         stamp = path.stat().st_mtime_ns if path.exists() else 0
-        write_tokens(path, Texts(ROWS, RECIPE), tokenizer, RECIPE, identity, progress=lambda done, total: None)
+        write_tokens(path, Texts(ROWS, RECIPE), tokenizer, RECIPE, identity)
         assert (path.stat().st_mtime_ns != stamp) == is_new
 
 

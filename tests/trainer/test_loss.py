@@ -39,9 +39,7 @@ def example(
     return GradedExample(
         id=name,
         query=query or f"query {name}",
-        query_id=name,
         positive=positive or f"positive {name}",
-        positive_id=name,
         written=tuple(
             Negative(text, text, rank, grades[rank], True, {"t": 0.9 - rank / 7}) for text, rank in written.items()
         ),

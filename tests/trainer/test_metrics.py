@@ -1,6 +1,7 @@
 """What a step says of itself, by value."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def example(name: str, ranks: tuple[int, ...], num_mined: int) -> GradedExample:
     written = tuple(Negative(f"{name}{rank}", f"{name}{rank}", rank) for rank in ranks)
     mined = tuple(Negative(f"{name}m{i}", f"{name}m{i}", None, is_written=False) for i in range(num_mined))
     return GradedExample(
-        id=name, query=f"q{name}", query_id="", positive=f"p{name}", positive_id="", written=written, mined=mined,
+        id=name, query=f"q{name}", positive=f"p{name}", written=written, mined=mined,
         num_written_slots=4, num_mined_slots=4,
     )  # fmt: skip
 
@@ -32,7 +33,9 @@ BATCHES = [[example("a", (1, 4), 2), example("b", (), 0)], [example("c", (2,), 0
 def test_a_steps_figures_equal_their_definitions() -> None:
     everything = [one for batch in BATCHES for one in batch]
     report = StepReport(0, Step(0, None, (Batch((0, 1), 0), Batch((2, 3), 0))), 0.3, 0.05)
-    gradients, pulls, masked = [], {}, 0
+    gradients: list[Any] = []
+    pulls: dict[str, float] = {}
+    masked = 0
     for number, batch in enumerate(BATCHES):
         rows = [Row(one, [*one.written, *one.mined], one.query) for one in batch]
         contrast = contrast_of(rows, known_positives(everything))

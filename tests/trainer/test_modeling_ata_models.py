@@ -17,7 +17,8 @@ from sentence_transformers.sentence_transformer import losses
 from torch import Tensor
 
 from tests.trainer.test_backbones import make_backbone
-from trainer.backbones import Lora, load_model, save_model, with_pooling
+from trainer.backbones import load_model, save_model, with_pooling
+from trainer.recipe import LoRA
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def _gradients(model: SentenceTransformer, loss: torch.nn.Module) -> tuple[float
 def test_cached_losses_checkpointing_and_adapters_keep_the_gradient(kind: str, detach: bool, tmp_path: Path) -> None:
     options: dict[str, Any] = {"detach_weights": detach, "device": "cpu"}
     if kind in ("mistral", "qwen3"):
-        options |= {"lora": Lora(rank=2, alpha=4), "bidirectional": kind == "mistral"}
+        options |= {"lora": LoRA(rank=2, alpha=4), "bidirectional": kind == "mistral"}
     folder = make_backbone(tmp_path, kind)
     found = {}
     for checkpointing in (False, True):

@@ -30,7 +30,7 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
 def test_mgh_trains_four_blocks_of_400_steps_of_512_rows() -> None:
     recipe = shipped("mgh_mistral")
     negatives = tuple(Negative(str(rank), str(rank), rank) for rank in (1, 2, 3, 4))
-    examples = [GradedExample(str(i), "q", "", "p", "", negatives, (), 4, 0) for i in range(700)]
+    examples = [GradedExample(str(i), "q", "p", negatives, (), 4, 0) for i in range(700)]
     steps = plan_steps(recipe, examples)
     assert Counter(step.rank for step in steps) == {4: 400, 3: 400, 2: 400, 1: 400}
     assert {len(step.batches) for step in steps} == {8} and max(step.num_rows for step in steps) == 512

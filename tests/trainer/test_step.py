@@ -45,7 +45,7 @@ def summed_loss(model: Any, rows: list[Row]) -> Tensor:
     for number, row in enumerate(rows):
         positive = cosines[number, passages.index(row.example.positive)]
         against = [cosines[number, place] for place, text in enumerate(passages) if text != row.example.positive]
-        total = total + torch.log(1 + sum(torch.exp((one - positive) / 0.2) for one in against))
+        total = total + torch.log(1 + torch.exp((torch.stack(against) - positive) / 0.2).sum())
     return total
 
 
@@ -74,8 +74,9 @@ def take_by_hand(
 
 def test_steps_equal_adamw_written_out(release: Path, tiny_model: Path, tmp_path: Path) -> None:
     run = started_training(ASKED, release, tiny_model, tmp_path)
-    model, moments = copy.deepcopy(run.model), {}
-    norms = []
+    model = copy.deepcopy(run.model)
+    moments: dict[str, tuple[Any, Any]] = {}
+    norms: list[float] = []
     for number, step in enumerate(run.steps):
         batches = [run.learner.rows_of(batch, step) for batch in step.batches]
         report, norm, rate = run.learner.take(number, step)
@@ -159,6 +160,19 @@ def arrived(model: Any) -> dict[str, Any]:
         "gradient_checkpointing": inner.is_gradient_checkpointing,
         "prompts": {name: prompt for name, prompt in model.prompts.items() if prompt},
     }
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "mistral", "qwen3"])
+def test_dropout_arrives_in_encoders_and_decoders(kind: str, tmp_path: Path) -> None:
+    folder = make_backbone(tmp_path, kind)
+    texts = ["w1 w2 w3", "w4 w5 w6 w7"]
+    found = {}
+    for dropout in (0.0, 0.3):
+        model = load_for_training(recipe(dropout=dropout), folder, torch.device("cpu")).train()
+        torch.manual_seed(3)
+        found[dropout] = embedded(model, texts), embedded(model, texts), model.eval().encode(texts)
+    assert torch.equal(found[0.0][0], found[0.0][1]) and not torch.equal(found[0.3][0], found[0.3][1])
+    assert (found[0.0][2] == found[0.3][2]).all(), "none when it is used"
 
 
 DEFAULTS: dict[str, Any] = {

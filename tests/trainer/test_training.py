@@ -15,8 +15,10 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 
+from trainer.backbones import weights_digest
 from trainer.contrast import known_positives
 from trainer.errors import TrainerError
 from trainer.recipe import TrainRecipe
@@ -155,18 +157,74 @@ def test_again_it_changes_nothing_and_another_recipe_is_refused(
 
 
 def test_leftovers_of_another_recipe_are_no_start(release: Path, tiny_model: Path, tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
-
-    def stop(done: int, total: int | None) -> None:
-        if done == 3:
-            raise StopError
-
-    with pytest.raises(StopError):
-        train(recipe(seed=4), release, tiny_model, output=tmp_path / "toy", progress=stop)
+    stopped_at(3, recipe(seed=4), (release, tiny_model), tmp_path / "toy")
     assert (tmp_path / ".toy.partial" / "checkpoint.pt").is_file()
     mixed = train(recipe(), release, tiny_model, output=tmp_path / "toy").folder
     assert_same(train(recipe(), release, tiny_model, output=tmp_path / "clean" / "toy").folder, mixed)
+
+
+class StopError(Exception):
+    pass
+
+
+def stopped_at(step: int, asked: TrainRecipe, folders: tuple[Path, Path], output: Path) -> list[int]:
+    """Begin or go on until this step; the steps that were begun."""
+    begun: list[int] = []
+
+    def stop(done: int, total: int | None) -> None:
+        begun.append(done)
+        if done == step:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(asked, *folders, output=output, progress=stop)
+    return begun
+
+
+def test_knobs_of_memory_cost_no_step_that_was_done(release: Path, tiny_model: Path, tmp_path: Path) -> None:
+    folders, output = (release, tiny_model), tmp_path / "toy"
+    fast = {"learning_rate": 1e-3}
+    assert stopped_at(5, recipe(**fast), folders, output) == [0, 1, 2, 3, 4, 5]
+    short = {**fast, "kept_tokens": 0, "checkpoint_every": 3}
+    assert stopped_at(6, recipe(**short), folders, output) == [4, 5, 6]
+    result = train(recipe(**short, chunk_tokens=32), *folders, output=output)
+    whole = train(recipe(**fast), *folders, output=tmp_path / "whole" / "toy")
+    one, other = (load_file(each.folder / "model.safetensors") for each in (result, whole))
+    for name, weights in one.items():
+        if not name.endswith("key.bias"):  # zero but for rounding, which Adam blows up
+            torch.testing.assert_close(other[name], weights, atol=1e-4, rtol=1e-3)
+    assert not train(recipe(**fast), *folders, output=output).is_new
+
+
+def test_other_base_weights_are_another_training(release: Path, tiny_model: Path, tmp_path: Path) -> None:
+    other, output = tmp_path / "other", tmp_path / "toy"
+    shutil.copytree(tiny_model, other)
+    weights = load_file(other / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"] += 0.1
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    adapted = recipe(lora={"rank": 2}, max_steps=6)
+    stopped_at(4, adapted, (release, tiny_model), output)
+    assert stopped_at(5, adapted, (release, other), output) == [0, 1, 2, 3, 4, 5]
+    summary = train(adapted, release, other, output=output).summary
+    assert summary["weights_digest"] == weights_digest(other) != weights_digest(tiny_model)
+    with pytest.raises(TrainerError, match=r"another recipe, release or base model"):
+        train(adapted, release, tiny_model, output=output)
+
+
+def test_the_saved_model_reads_what_it_was_trained_on(release: Path, tiny_model: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    base = SentenceTransformer(str(tiny_model), device="cpu")
+    base.max_seq_length = 8
+    base.save(str(short), create_model_card=False)
+    assert SentenceTransformer(str(short), device="cpu").max_seq_length == 8
+    for length, expected in ((24, 24), (8, 8)):
+        asked = recipe(max_length=length, max_steps=1, schedule="mixture")
+        folder = train(asked, release, short, output=tmp_path / str(length) / "toy").folder
+        model = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+        assert model.max_seq_length == expected
+        assert model.preprocess(["the otter " * 40])["input_ids"].shape[1] == expected
+    whole = train(recipe(max_steps=1, schedule="mixture"), release, tiny_model, output=tmp_path / "toy").folder
+    assert SentenceTransformer(str(whole), trust_remote_code=True, device="cpu").max_seq_length == 32
 
 
 def test_loss_falls_and_margins_name_every_negative(release: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -248,7 +306,7 @@ def started_training(asked: TrainRecipe, release: Path, tiny_model: Path, folder
 
     found = read_release(release)
     steps = plan_steps(asked, found.examples)
-    return _Training(asked, found, steps, tiny_model, folder / ".started.partial", Processes("cpu"))
+    return _Training(asked, found, steps, tiny_model, folder / ".started.partial", Processes("cpu"), "one")
 
 
 def test_a_rehearsal_leaves_no_trace(release: Path, tiny_model: Path, tmp_path: Path) -> None:
