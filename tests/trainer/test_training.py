@@ -413,4 +413,4 @@ def test_no_memory_is_told(release: Path, tiny_model: Path, tmp_path: Path) -> N
 
 def test_a_gradient_that_is_not_finite_is_told(release: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match=r"step \d+: the gradient is not finite; lower learning_rate"):
-        train(recipe(learning_rate=1e30), release, tiny_model, output=tmp_path / "toy")
+        train(recipe().model_copy(update={"learning_rate": 1e30}), release, tiny_model, output=tmp_path / "toy")
