@@ -79,30 +79,69 @@ def _explain_one(detail: ErrorDetails, model: type[BaseModel]) -> str:
     where = ".".join(path)
     if detail["type"] == "extra_forbidden":
         valid = _valid_keys(model, path[:-1])
-        near = difflib.get_close_matches(path[-1], valid, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(valid))}"
-        return f"unknown key {where!r}; {hint}"
+        return f"unknown key {where!r}; {_meant(path[-1], valid)}"
+    if path and path[-1] == "[key]":  # of a table whose keys are a choice
+        return f"unknown key {'.'.join(path[:-1])!r}; choose {detail.get('ctx', {}).get('expected', '')}"
     if detail["type"] == "missing":
+        if isinstance(detail["loc"][-1], int):  # a place in a list of fixed length, whose input is the list
+            return f"{'.'.join(path[:-1])} = {_shown(detail['input'])}: needs more values, it has {path[-1]}"
         return f"the key {where!r} is missing"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = _message(detail, model, path)
     if isinstance(detail["input"], dict):  # of a table as a whole, whose message names its keys
         return f"{where}: {message}" if where else message
     return f"{where} = {_shown(detail['input'])}: {message}"
 
 
+def _meant(key: str, valid: list[str]) -> str:
+    """The valid key that this one looks like, or all of them."""
+    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or [one for one in valid if one.startswith(key)]
+    return f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(valid))}"
+
+
+def _message(detail: ErrorDetails, model: type[BaseModel], path: list[str]) -> str:
+    """What is wrong with a value, in words that say what to write instead."""
+    keys = ", ".join(_valid_keys(model, path)) if path else ""
+    match detail["type"]:
+        case "string_pattern_mismatch" if told := _description(model, path):
+            return f"give {told[0].lower() if told[1:2].islower() else told[0]}{told[1:].removesuffix('.')}"
+        case "model_type" | "model_attributes_type" if keys:
+            return f"give a table, {path[-1]} = {{ ... }}, of the keys {keys}"
+        case "dict_type":
+            return f"give a table, {path[-1]} = {{ ... }}"
+        case "string_too_short":
+            return "give a value, or leave the key out if it has a default"
+        case _:
+            told = detail["msg"].removeprefix("Value error, ").replace(" after validation", "")
+            return (
+                re.sub(r"^(Input|Tuple|List) ", "", told)
+                .replace("valid tuple", "list")
+                .replace("a valid boolean", "true or false")
+            )
+
+
+def _description(model: type[BaseModel], path: list[str]) -> str | None:
+    tables = _tables_at(model, path[:-1])
+    return next((table.model_fields[path[-1]].description for table in tables if path[-1] in table.model_fields), None)
+
+
 def _shown(value: Any) -> str:
     """The value, without the user and password of a URL in it, and not at any length."""
-    return shortened(_CREDENTIALS.sub("[hidden]@", repr(value)), _MAX_VALUE)
+    told = str(value).lower() if isinstance(value, bool) else repr(value)
+    return shortened(_CREDENTIALS.sub("[hidden]@", told), _MAX_VALUE)
 
 
 def _valid_keys(model: type[BaseModel], path: list[str]) -> list[str]:
     """Keys of the table that the path leads to; tagged unions add their tag to the path, which is passed over."""
+    return [name for table in _tables_at(model, path) for name in table.model_fields]
+
+
+def _tables_at(model: type[BaseModel], path: list[str]) -> list[type[BaseModel]]:
     tables = [model]
     for part in path:
         inner = [table.model_fields[part].annotation for table in tables if part in table.model_fields]
         if inner:
             tables = [table for annotation in inner for table in _models_in(annotation)]
-    return [name for table in tables for name in table.model_fields]
+    return tables
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
