@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from app.closed_loop import TrainingReport
     from trainer.recipe import TrainRecipe
 
+_MOST_NAMED = 8
+
 
 def release_folder(recipe: "TrainRecipe", store: str | None = None) -> Path:
     """The folder of the recipe's release, by its name in the data folder or as a path.
@@ -28,7 +30,9 @@ def release_folder(recipe: "TrainRecipe", store: str | None = None) -> Path:
         _require_in_use(recipe.release, store)
         return named
     if not Path(recipe.release).is_dir():
-        raise AppError(f"release = {recipe.release!r}: neither a release in {named.parent} nor a folder")
+        raise AppError(
+            f"release = {recipe.release!r}: no folder, and no release in {named.parent}; {_there(named.parent)}"
+        )
     return Path(recipe.release)
 
 
@@ -45,6 +49,32 @@ def _require_in_use(name: str, url: str | None) -> None:
             release = session.scalars(select(Release).where(Release.name == name)).one_or_none()
             if release is not None:
                 require_in_use(session, release)
+
+
+def _there(releases: Path) -> str:
+    """The releases of a folder, in words."""
+    found = sorted(path.parent.name for path in releases.glob("*/manifest.json"))
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    if not found:
+        return "there is none yet: make one with 'gradus release create'"
+    return f"give --release, or in the recipe one of those there: {', '.join(found[:_MOST_NAMED])}{more}"
+
+
+def start_folder(recipe: "TrainRecipe") -> Path:
+    """The folder of the model that a recipe starts from: a bundled one, one that was trained here, or a path.
+
+    Raises:
+        AppError: The recipe would give its model a bundled one's name, which later recipes start from.
+        CurationError: There is no such model.
+    """
+    from app.settings import Settings
+    from curation.embeddings import BUNDLED_MODELS, any_model_folder
+
+    if recipe.name.lower() in BUNDLED_MODELS:
+        raise AppError(f"name = {recipe.name!r}: a model that comes with Gradus has this name; give another")
+    trained = Settings().models / recipe.model
+    is_trained = recipe.model not in BUNDLED_MODELS and (trained / "training.json").is_file()
+    return trained if is_trained else any_model_folder(recipe.model)
 
 
 def store_to_tell(asked: str | None) -> str | None:

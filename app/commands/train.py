@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A training recipe (TOML).")],
+    recipe: Annotated[Path, typer.Argument(help="A training recipe (TOML), or the name of one in `gradus recipes`.")],
+    release: Annotated[
+        str | None, typer.Option("--release", metavar="NAME", help="Train on this release, not on the recipe's.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the curriculum and stop.")] = False,
     store: StoreUrl = None,
     json: JsonFile = None,
@@ -26,31 +29,30 @@ def train(
     Then metrics and margins go into the store, where there is one; elsewhere: gradus import training MODEL.
     Several GPUs or processes: torchrun --nproc-per-node 2 --no-python gradus train RECIPE.
     """
-    from app.recipes import load_recipe
+    from app.recipes import checked, load_recipe
     from app.settings import Settings
-    from app.training import release_folder, store_to_tell, tell_store
+    from app.shipped_recipes import recipe_file
+    from app.training import release_folder, start_folder, store_to_tell, tell_store
     from trainer.recipe import TrainRecipe
 
     settings = Settings()
-    resolved = load_recipe(recipe, TrainRecipe)
-    release = release_folder(resolved, store)
+    resolved = load_recipe(recipe_file(recipe), TrainRecipe)
+    if release is not None:
+        resolved = checked({**resolved.model_dump(), "release": release}, TrainRecipe, "--release: ")
+    folder, start = release_folder(resolved, store), start_folder(resolved)
     is_main = os.environ.get("RANK", "0") == "0"
     told = store_to_tell(store) if is_main and not dry_run else None
     from trainer.training import plan_training
     from trainer.training import train as run
 
     if dry_run:
-        plan = plan_training(resolved, release)
+        plan = plan_training(resolved, folder)
         show_table("Curriculum", list(plan[0]), [list(row.values()) for row in plan])
         if json is not None:
             write_json(json, {"plan": plan})
         return
-    from curation.embeddings import any_model_folder
-
-    trained = settings.models / resolved.model
-    start = trained if (trained / "training.json").is_file() else any_model_folder(resolved.model)
     with progress_bar(f"Training {resolved.name}") if is_main else nullcontext(_silent) as progress:
-        result = run(resolved, release, start, output=settings.models / resolved.name, progress=progress)
+        result = run(resolved, folder, start, output=settings.models / resolved.name, progress=progress)
     if is_main:
         _show(result)
         imported = tell_store(told, result.folder) if told is not None else None
