@@ -23,6 +23,7 @@ from app.commands import (
     prompts,
     publish,
     push_model,
+    recipes,
     release,
     review,
     status,
@@ -51,6 +52,7 @@ cli.command()(judge.judge)
 cli.add_typer(review.commands, name="review")
 cli.add_typer(release.commands, name="release")
 cli.command()(publish.publish)
+cli.add_typer(recipes.commands, name="recipes")
 cli.command()(train.train)
 cli.command()(evaluate.evaluate)
 cli.command()(ablate.ablate)
