@@ -1,4 +1,4 @@
-"""What commands about training share: where a recipe's release lies, and the store that hears of the training."""
+"""What commands about training share: where a recipe's release and model lie, and the store that hears of it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,15 @@ def _there(releases: Path) -> str:
     return f"give --release, or in the recipe one of those there: {', '.join(found[:_MOST_NAMED])}{more}"
 
 
+def trained_or_given(model: str) -> str:
+    """The folder of the model of this name that was trained here; else the name or folder as it was given."""
+    from app.settings import Settings
+    from curation.embeddings import BUNDLED_MODELS
+
+    trained = Settings().models / model
+    return str(trained) if model not in BUNDLED_MODELS and (trained / "training.json").is_file() else model
+
+
 def start_folder(recipe: "TrainRecipe") -> Path:
     """The folder of the model that a recipe starts from: a bundled one, one that was trained here, or a path.
 
@@ -67,14 +76,11 @@ def start_folder(recipe: "TrainRecipe") -> Path:
         AppError: The recipe would give its model a bundled one's name, which later recipes start from.
         CurationError: There is no such model.
     """
-    from app.settings import Settings
     from curation.embeddings import BUNDLED_MODELS, any_model_folder
 
     if recipe.name.lower() in BUNDLED_MODELS:
         raise AppError(f"name = {recipe.name!r}: a model that comes with Gradus has this name; give another")
-    trained = Settings().models / recipe.model
-    is_trained = recipe.model not in BUNDLED_MODELS and (trained / "training.json").is_file()
-    return trained if is_trained else any_model_folder(recipe.model)
+    return any_model_folder(trained_or_given(recipe.model))
 
 
 def store_to_tell(asked: str | None) -> str | None:

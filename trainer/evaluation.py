@@ -1,8 +1,9 @@
-"""Retrieval metrics as trec_eval defines them, on rankings from exact search.
+"""Retrieval metrics as trec_eval defines them, and how models are compared.
 
 Models are compared unit by unit: `paired_bootstrap` draws the same units for both.
 
-Legend: Q queries, D documents, E embedding dimension, k places, U units (queries, pairs or examples), S samples drawn.
+Legend: Q queries, U units (queries, pairs or examples), R runs (seeds),
+S samples drawn.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,20 +15,8 @@ from numpy.typing import NDArray
 from trainer.errors import TrainerError
 
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
-_TILE = 4_096
 _DRAWN_AT_ONCE = 2_000_000
-Floats = NDArray[np.float32]
 Statistic = Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]
-
-
-def rank_documents(queries_QE: Floats, documents_DE: Floats, k: int) -> NDArray[np.int64]:
-    """The k best documents of each query by inner product, [Q, k]; ties by the lower index."""
-    k = min(k, len(documents_DE))
-    ranked = np.empty((len(queries_QE), k), np.int64)
-    for start in range(0, len(queries_QE), _TILE):
-        scores = queries_QE[start : start + _TILE] @ documents_DE.T
-        ranked[start : start + _TILE] = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return ranked
 
 
 def retrieval_metrics(
@@ -67,15 +56,17 @@ def _dcg(gains: Sequence[int]) -> float:
 
 
 def means(values_U: NDArray[np.float64], rows_SU: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of each drawn sample of units, [S]; a unit without a value (NaN) is passed over."""
+    """Mean of each drawn sample of units, [S]; a unit without a value (NaN) is passed over, NaN where none has one."""
     drawn = values_U[rows_SU]
     has_value = ~np.isnan(drawn)
-    return np.where(has_value, drawn, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)
+    counts = has_value.sum(axis=1)
+    sums = np.where(has_value, drawn, 0).sum(axis=1)
+    return np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
 def paired_bootstrap(
-    before_U: NDArray[np.float64],
-    after_U: NDArray[np.float64],
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
     *,
     statistic: Statistic = means,
     seed: int = 0,
@@ -83,20 +74,33 @@ def paired_bootstrap(
 ) -> dict[str, Any]:
     """Difference of a statistic, after - before, with a 95 % percentile interval; units drawn with replacement.
 
+    Of several runs (seeds) the statistic is taken of each and averaged, in every sample. Runs are not drawn: the
+    interval is that of other units for these very runs.
+
     Args:
-        before_U: A value of each unit (query, pair, example); NaN where it has none, the same units in both.
-        after_U: The same of the other model.
+        before: A value of each unit (query, pair, example), [U], or of several runs, [R, U]; NaN where there is none.
+        after: The same of the other model, over the same units; the number of runs may differ.
         statistic: What is compared, of samples of units; the mean by default.
+
+    Raises:
+        TrainerError: The units are not as many, or one side has no value at all.
     """
-    if len(before_U) != len(after_U):
-        raise TrainerError(f"a paired comparison needs the same units: {len(before_U)} and {len(after_U)}")
-    draws, num_units = np.random.default_rng(seed), len(before_U)
-    at_once = max(1, _DRAWN_AT_ONCE // num_units)
-    parts = []
-    for start in range(0, num_samples, at_once):
-        rows_SU = draws.integers(0, num_units, (min(at_once, num_samples - start), num_units))
-        parts.append(statistic(after_U, rows_SU) - statistic(before_U, rows_SU))
-    low, high = np.quantile(np.concatenate(parts), [0.025, 0.975])
-    all_1U = np.arange(num_units)[None, :]
-    difference = float((statistic(after_U, all_1U) - statistic(before_U, all_1U))[0])
+    before_RU, after_RU = np.atleast_2d(before), np.atleast_2d(after)
+    num_units = before_RU.shape[1]
+    if num_units != after_RU.shape[1]:
+        raise TrainerError(f"a paired comparison needs the same units: {num_units} and {after_RU.shape[1]}")
+
+    def differences(rows_SU: NDArray[np.int64]) -> NDArray[np.float64]:
+        later, earlier = ([statistic(run_U, rows_SU) for run_U in runs_RU] for runs_RU in (after_RU, before_RU))
+        return np.asarray(np.mean(later, axis=0) - np.mean(earlier, axis=0))
+
+    difference = float(differences(np.arange(num_units)[None, :])[0])
+    if np.isnan(difference):
+        raise TrainerError("a paired comparison needs a value on either side")
+    draws, at_once = np.random.default_rng(seed), max(1, _DRAWN_AT_ONCE // num_units)
+    parts = [
+        differences(draws.integers(0, num_units, (min(at_once, num_samples - start), num_units)))
+        for start in range(0, num_samples, at_once)
+    ]
+    low, high = np.nanquantile(np.concatenate(parts), [0.025, 0.975])  # a sample may hold no unit with a value
     return {"difference": difference, "interval_95": [float(low), float(high)]}

@@ -1,13 +1,16 @@
 """`gradus evaluate`: models side by side on retrieval, similarity, negation and graded order."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.errors import AppError
 from app.options import JsonFile
 from app.terminal import console, escape, progress_bar, show_table, write_json
+
+if TYPE_CHECKING:
+    from app.evaluating.prompting import Prompts
 
 _MOST_COLUMNS = 4
 _TITLES = {
@@ -20,7 +23,9 @@ _TITLES = {
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="`minilm`, or a model's folder; several are compared.")],
+    models: Annotated[
+        list[str], typer.Argument(help="`minilm`, a model trained here, or a folder; several are compared.")
+    ],
     data: Annotated[
         list[str],
         typer.Option(
@@ -38,6 +43,14 @@ def evaluate(
         str | None,
         typer.Option("--by", help="A field of a BEIR folder's queries, such as template: nDCG@10 of each value too."),
     ] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option("--instruction", help="Of queries that have none of their own, for models trained with one."),
+    ] = None,
+    query_prompt: Annotated[
+        str, typer.Option("--query-prompt", help="Before queries, for models that name no prompt of their own.")
+    ] = "",
+    passage_prompt: Annotated[str, typer.Option("--passage-prompt", help="The same before documents.")] = "",
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw to a file: .png or .svg.")] = None,
     json: JsonFile = None,
 ) -> None:
@@ -46,15 +59,21 @@ def evaluate(
     Retrieval: nDCG@10, MRR@10, Recall@100; without --pool the whole corpus is ranked, which is what published figures
     mean. STS: Spearman. Negation: how often a paraphrase is closer than an edit that changes the meaning. A release:
     accuracy per rank and Kendall's tau-b. With several --data the JSON report has one entry each in `sets`.
+
+    A model is asked with the prompts that it names or was trained with; where one takes an instruction, a release's
+    examples have theirs, and other sets are given one.
     """
     from app.evaluating.chart import check_chart_file, write_evaluation_chart
     from app.evaluating.measuring import evaluate as measured
     from app.evaluating.measuring import opened_model
+    from app.evaluating.prompting import Prompts
     from app.evaluating.sets import opened_set
 
     check_chart_file(plot)
     sets = [opened_set(one, split, pool, by) for one in data]
-    opened = [opened_model(model) for model in models]
+    otherwise = Prompts(query_prompt, passage_prompt, instruction)
+    opened = [opened_model(model, otherwise=otherwise) for model in models]
+    _require_use(otherwise, [model.prompts for model in opened])
     with progress_bar("Evaluating") as progress:
         reports = measured(opened, sets, progress=progress)
     for report in reports:
@@ -70,6 +89,17 @@ def evaluate(
                 f"{len(report['faults'])} bad row(s) in {report['data']} were left out; the first is "
                 f"{report['faults'][0]}"
             )
+
+
+def _require_use(given: "Prompts", used: "list[Prompts]") -> None:
+    """Refuse an option that changes nothing for any model."""
+    if given.instruction is not None and not any(prompts.takes_instruction for prompts in used):
+        raise AppError(
+            f"--instruction {given.instruction!r}: no model's prompt has a place for it ({{instruction}}); for models "
+            "without a prompt of their own give it in --query-prompt"
+        )
+    if (given.query or given.document) and given not in used:
+        raise AppError("--query-prompt, --passage-prompt: every model names prompts of its own, which stand")
 
 
 def show_evaluation(report: dict[str, Any]) -> None:
@@ -91,6 +121,8 @@ def show_evaluation(report: dict[str, Any]) -> None:
             for model, change in zip(report["models"], changes, strict=True)
         ]
         show_table(_title(report), ["model", *titles, f"{titles[0]} against the first, 95 %"], table)
+    if own := report.get("num_own_documents"):
+        console.print(f"Passed over: the own document of {own:,} queries, which has the query's _id.")
     if report.get("pool"):
         console.print(
             f"Ranked within a labelled pool (judged documents and each query's BM25 top {report['pool']}), so these "

@@ -26,7 +26,7 @@ def order_set(release: Path, split: str) -> EvaluationSet:
         rows = [_rows(example) for example in examples]
         passages = list(dict.fromkeys(text for texts, _ in rows for text in texts))
         place = {text: number for number, text in enumerate(passages)}
-        queries_QE, _ = model.queries.embed([example.query for example in examples])
+        queries_QE = model.asked([example.query for example in examples], [example.instruction for example in examples])
         passages_NE, _ = model.documents.embed(passages, progress=progress)
         values = []
         for query_E, (texts, ranks) in zip(queries_QE, rows, strict=True):
@@ -38,7 +38,10 @@ def order_set(release: Path, split: str) -> EvaluationSet:
     present = {min(negative.rank or 0, 4) for example in examples for negative in example.written}
     metrics = tuple(name for name in METRICS if not any(f"N{rank}" in name for rank in {1, 2, 3, 4} - present))
     digest = content_digest([example.query, *_rows(example)] for example in examples)
-    return EvaluationSet("order", str(release), split, "examples", len(examples), metrics, digest, measure, facts=facts)
+    return EvaluationSet(
+        "order", str(release), split, "examples", len(examples), metrics, digest, measure, facts=facts,
+        has_instructions=True,
+    )  # fmt: skip
 
 
 def _rows(example: GradedExample) -> tuple[list[str], list[int]]:

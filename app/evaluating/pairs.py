@@ -108,6 +108,6 @@ def _cosines(model: EvaluatedModel, pairs: list[tuple[str, str]], progress: Prog
     """Cosine of each pair [U]. Both sides are asked as queries are: a symmetric task has no document side."""
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     place = {text: number for number, text in enumerate(texts)}
-    vectors, _ = model.queries.embed(texts, progress=progress)
+    vectors = model.asked(texts, progress=progress)
     left, right = (vectors[[place[pair[side]] for pair in pairs]].astype(np.float64) for side in (0, 1))
     return np.asarray(np.einsum("ue,ue->u", left, right))

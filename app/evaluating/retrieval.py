@@ -17,7 +17,8 @@ import orjson
 from app.errors import AppError
 from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values, content_digest
 from curation.importing.beir import BeirQrel, Fault, read_corpus, read_qrels, read_queries
-from trainer.evaluation import METRICS, rank_documents, retrieval_metrics
+from curation.mining.search import top_k
+from trainer.evaluation import METRICS, retrieval_metrics
 
 _DEPTH = 100
 _NANO = "sentence-transformers/NanoBEIR-en"
@@ -59,22 +60,27 @@ def retrieval_set(
 ) -> EvaluationSet:
     """A collection as an evaluation set; its units are queries with a relevant document.
 
+    A query's own document, the one of the same id, is no answer to it (ArguAna's queries are documents of its corpus):
+    it is passed over, as in BEIR's evaluation, unless it was judged relevant.
+
     Args:
         groups: Which of the units belong together, by the group's name.
     """
     keys = _pooled(collection, pool) if pool else list(collection.documents)
     relevance = list(collection.relevance.values())
-    main, parts = METRICS[0], groups or {}
+    main, parts, own = METRICS[0], groups or {}, _own_documents(collection, keys)
 
     def measure(model: EvaluatedModel, progress: Progress) -> Values:
-        documents_DE, _ = model.documents.embed([collection.documents[key] for key in keys], progress=progress)
-        queries_QE, _ = model.queries.embed([collection.queries[key] for key in collection.relevance])
-        ranked = rank_documents(queries_QE, documents_DE, _DEPTH)
-        values = retrieval_metrics([[keys[place] for place in row] for row in ranked], relevance)
+        documents_DE = model.documents.stored([collection.documents[key] for key in keys], progress=progress)
+        queries_QE = model.asked([collection.queries[key] for key in collection.relevance])
+        ranked, _ = top_k(queries_QE, documents_DE, _DEPTH, excluded=own)
+        values = retrieval_metrics([[keys[place] for place in row if place >= 0] for row in ranked.tolist()], relevance)
         of_parts = {_part(main, name): np.where(is_in, values[main], np.nan) for name, is_in in parts.items()}
         return values | of_parts
 
     facts: dict[str, Any] = {"pool": pool, "num_documents": len(keys)}
+    if num_own := sum(map(len, own)):
+        facts["num_own_documents"] = num_own
     if parts:
         facts["groups"] = {name: int(np.sum(is_in)) for name, is_in in parts.items()}
     metrics = (*METRICS, *(_part(main, name) for name in parts))
@@ -87,6 +93,15 @@ def retrieval_set(
         "retrieval", data, split, "queries", len(relevance), metrics, digest, measure, facts=facts,
         faults=collection.faults,
     )  # fmt: skip
+
+
+def _own_documents(collection: Collection, keys: Sequence[str]) -> list[list[int]]:
+    """Place of each query's own document among the ranked ones; empty where there is none, or it is an answer."""
+    place = {key: number for number, key in enumerate(keys)}
+    return [
+        [place[query]] if query in place and judged.get(query, 0) <= 0 else []
+        for query, judged in collection.relevance.items()
+    ]
 
 
 def _part(metric: str, group: str) -> str:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -38,6 +39,43 @@ def _beir(folder: Path) -> Path:
     _lines(folder / "queries.jsonl", [{"_id": "q0", "text": "what do otters eat"}, {"_id": "q1", "text": "shares"}])
     _lines(folder / "qrels" / "dev.tsv", ["query-id\tcorpus-id\tscore\nq0\td0\t1\nq1\td2\t1\n"])
     return folder
+
+
+def test_a_querys_own_document_is_passed_over_unless_it_is_an_answer(tmp_path: Path) -> None:
+    folder = _beir(tmp_path / "beir")
+    texts = {"d0": "Otters eat fish in rivers.", "d1": "Herons nest in trees.", "q0": "what do otters eat",
+             "q1": "shares", "d2": "The stock market fell."}  # fmt: skip
+    _lines(folder / "corpus.jsonl", [{"_id": key, "title": "", "text": text} for key, text in texts.items()])
+    _lines(folder / "qrels" / "dev.tsv", ["query-id\tcorpus-id\tscore\nq0\td0\t1\nq1\td2\t1\n"])
+    report, shown = _report(tmp_path, "minilm", "--data", str(folder))
+    assert report["models"][0]["metrics"]["ndcg@10"] == 1 and report["num_own_documents"] == 2
+    assert "own document of 2 queries" in shown
+    _lines(folder / "qrels" / "dev.tsv", ["query-id\tcorpus-id\tscore\nq0\td0\t1\nq1\tq1\t1\nq1\td2\t1\n"])
+    report, _ = _report(tmp_path, "minilm", "--data", str(folder))
+    assert report["models"][0]["metrics"]["ndcg@10"] == 1 and report["num_own_documents"] == 1
+
+
+def test_search_of_a_set_is_that_of_sorting_everything(tmp_path: Path) -> None:
+    """More documents than places and equal texts: the very order, ties by the corpus' own."""
+    from app.evaluating.measuring import opened_model
+    from app.evaluating.retrieval import Collection, retrieval_set
+    from trainer.evaluation import retrieval_metrics
+
+    documents = {f"d{i}": f"fact {i % 60} of {i % 4}" for i in range(150)}
+    queries = {f"q{i}": f"what is fact {i}" for i in range(5)} | {"d3": documents["d3"]}
+    judged = {key: {f"d{(i * 37) % 150}": 2, f"d{i}": 1} for i, key in enumerate(queries)}
+    model = opened_model("minilm", tmp_path)
+    found = retrieval_set(Collection(documents, queries, judged, []), "d", "dev").measure(model, lambda *_: None)
+    asked_QE = model.asked([*queries.values()]).astype(float)
+    documents_DE = model.documents.embed([*documents.values()])[0].astype(float)
+    ranked = [
+        [f"d{place}" for place in np.argsort(-scores_D, kind="stable") if f"d{place}" != key][:100]
+        for key, scores_D in zip(queries, np.einsum("qe,de->qd", asked_QE, documents_DE), strict=True)
+    ]
+    expected = retrieval_metrics(ranked, list(judged.values()))
+    assert {name: values.tolist() for name, values in found.items()} == {
+        name: values.tolist() for name, values in expected.items()
+    }
 
 
 def test_retrieval_by_a_field_of_the_queries_is_the_mean_over_its_queries(tmp_path: Path) -> None:
@@ -137,6 +175,23 @@ def test_graded_order_of_a_release(tmp_path: Path, toy_releases: Path, monkeypat
     assert "tau-b" in shown and "(+0.000 to +0.000)" in shown
 
 
+def test_a_metric_without_a_value_is_left_out_and_not_zero(tmp_path: Path) -> None:
+    from app.evaluating.measuring import EvaluationSet, opened_model, report_of
+
+    metrics, nothing = ("order", "tau_b", "N1 in order", "N2 in order"), np.full(3, np.nan)
+    values = [
+        dict(zip(metrics, ([1.0, 0.5, 0.0], [0.5, np.nan, 0.0], nothing, nothing), strict=True)),
+        dict(zip(metrics, ([1.0, 1.0, 0.0], [1.0, np.nan, 0.0], nothing, [1.0, 1.0, 1.0]), strict=True)),
+    ]
+    arrays = [{name: np.array(column) for name, column in of.items()} for of in values]
+    one = EvaluationSet("order", "toy", "dev", "examples", 3, metrics, lambda *_: {})
+    report = report_of(one, [opened_model("minilm", tmp_path)] * 2, arrays)
+    assert report["metrics"] == ["order", "tau_b"]
+    first, second = report["models"]
+    assert first["metrics"] == {"order": 0.5, "tau_b": 0.25} and second["metrics"]["tau_b"] == 0.5
+    assert second["difference"]["tau_b"]["difference"] == 0.25 and set(second["difference"]) == {"order", "tau_b"}
+
+
 def test_one_set_is_its_own_report_and_bad_rows_are_told(tmp_path: Path) -> None:
     folder = _lines(tmp_path / "sts" / "pairs.jsonl", [*STS, "{torn\n", {"text_a": "x", "split": "dev"}]).parent
     with pytest.raises(AppError, match=r"2 bad row\(s\) .* pairs.jsonl:5: is not JSON"):
@@ -180,3 +235,89 @@ def test_a_hub_out_of_reach_is_said_in_a_line(tmp_path: Path, name: str) -> None
     done = subprocess.run(command, env={**os.environ, **quiet}, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "the Hub did not give it" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def minilm_with(tmp_path: Path) -> Any:
+    """MiniLM as a folder that names prompts, or that a training with a place for an instruction left."""
+    import shutil
+
+    from curation.embeddings import model_folder
+
+    def made(name: str, prompts: dict[str, str], training: Any = None) -> Path:
+        folder = tmp_path / "data" / "models" / name
+        shutil.copytree(model_folder("minilm"), folder)
+        config = folder / "config_sentence_transformers.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "prompts": prompts}))
+        if training is not None:
+            (folder / "training.json").write_text(training if isinstance(training, str) else json.dumps(training))
+        return folder
+
+    return made
+
+
+def _like(model: str, prompt: str, texts: list[str]) -> Any:
+    """What the model makes of texts with a prompt before each, in one list."""
+    from curation.embeddings import BiEncoder
+
+    return BiEncoder(model, prompt=prompt).encode(texts)[0]
+
+
+TRAINED = {"recipe": {"query_prompt": "Task: {instruction} | ", "passage_prompt": "doc: "}}
+
+
+def test_a_model_is_asked_with_the_instruction_it_was_trained_with(tmp_path: Path, minilm_with: Any) -> None:
+    from app.evaluating.measuring import opened_model
+    from app.evaluating.prompting import Prompts
+
+    data = ("--data", str(_beir(tmp_path / "beir")))
+    minilm_with("many", {"query": "", "document": "doc: "}, TRAINED)
+    with pytest.raises(AppError, match=r"--instruction is missing: model many .*'Task: {instruction} \| '.*/beir "):
+        _report(tmp_path, "many", *data)
+    assert not (tmp_path / "data" / "embeddings").exists()
+    report, _ = _report(tmp_path, "many", *data, "--instruction", "find it")
+    expected = {"query": "Task: {instruction} | ", "document": "doc: ", "instruction": "find it"}
+    assert report["models"][0]["prompts"] == expected
+    # One instruction for all of its examples: known from the training; another may be asked for.
+    minilm_with("one", {"query": "Task: answer | ", "document": "doc: "}, {**TRAINED, "instruction": "answer"})
+    texts = ["otters", "do they eat"]
+    for given, prompt in ((None, "Task: answer | "), ("find", "Task: find | ")):
+        model = opened_model("one", tmp_path, otherwise=Prompts(instruction=given))
+        np.testing.assert_allclose(model.asked(texts), _like("minilm", prompt, texts), atol=2e-3)
+        np.testing.assert_allclose(model.documents.embed(["fish"])[0], _like("minilm", "doc: ", ["fish"]), atol=2e-3)
+
+
+def test_examples_of_a_release_are_asked_with_their_own_instructions(tmp_path: Path, minilm_with: Any) -> None:
+    from app.evaluating.measuring import EvaluatedModel, opened_model
+    from app.evaluating.prompting import Prompts
+
+    model = opened_model(str(minilm_with("many", {}, TRAINED)), tmp_path, otherwise=Prompts(instruction="else"))
+    queries, instructions = ["a", "bbb", "cc", "dddd"], ["x", "count them all", "x", ""]
+    prompts = [f"Task: {instruction or 'else'} | " for instruction in instructions]
+    alone = [_like("minilm", prompt, [query])[0] for prompt, query in zip(prompts, queries, strict=True)]
+    np.testing.assert_allclose(model.asked(queries, instructions), alone, atol=2e-3)
+    np.testing.assert_allclose(model.asked(["a", "cc"], ["x", "x"]), [alone[0], alone[2]], atol=2e-3)
+    plain = EvaluatedModel("m", model.encoder, tmp_path, Prompts("query: "))
+    np.testing.assert_allclose(plain.asked(queries, instructions), _like("minilm", "query: ", queries), atol=2e-3)
+
+
+def test_prompts_are_given_to_models_that_name_none_and_only_to_them(tmp_path: Path, minilm_with: Any) -> None:
+    data = ("--data", str(_beir(tmp_path / "beir")))
+    own = minilm_with("own", {"query": "q: "})
+    given = ("--query-prompt", "{instruction}: ", "--passage-prompt", "p: ", "--instruction", "find")
+    report, _ = _report(tmp_path, "minilm", str(own), *data, *given)
+    assert [(model["prompts"]["query"], model["prompts"]["document"]) for model in report["models"]] == [
+        ("{instruction}: ", "p: "),
+        ("q: ", ""),
+    ]
+    with pytest.raises(AppError, match="every model names prompts of its own"):
+        _report(tmp_path, str(own), *data, "--query-prompt", "x")
+    with pytest.raises(AppError, match="no model's prompt has a place for it"):
+        _report(tmp_path, str(own), *data, "--instruction", "x")
+
+
+@pytest.mark.parametrize("training", ["{torn", {"recipe": {"query_prompt": 3}}, [1]])
+def test_a_training_json_of_another_kind_is_refused(tmp_path: Path, minilm_with: Any, training: Any) -> None:
+    minilm_with("odd", {}, training)
+    with pytest.raises(AppError, match=r"training.json: .*it is not what gradus train writes"):
+        _report(tmp_path, "odd", "--data", str(_beir(tmp_path / "beir")))
