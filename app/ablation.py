@@ -8,7 +8,7 @@ stopped, and asking for one more arm trains that arm alone.
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from app.ablation_course import course_of
 from app.ablation_releases import Slotting, slotted_release
 from app.errors import AppError
 from app.evaluating.measuring import EvaluationSet, Values, opened_model
+from app.evaluating.prompting import Prompts, require_instructions
 from app.recipes import checked
-from curation.embeddings import any_model_folder, folder_digest
+from app.training import start_folder
+from curation.embeddings import folder_digest
 from db.digest import digest_of
 from trainer.curriculum import Step, describe_plan, plan_steps
 from trainer.errors import TrainerError
+from trainer.prompting import INSTRUCTION, shared_instruction
 from trainer.recipe import TrainRecipe
 from trainer.release import read_release
 
@@ -40,6 +43,7 @@ class Arm:
     changes: Mapping[str, Any] = field(default_factory=dict)
     slotting: Slotting | None = None
     place: float | None = None  # on the axis of a sweep
+    twin: str | None = None  # another arm that it is compared with too
     is_trained: bool = True
 
 
@@ -77,23 +81,32 @@ def run_ablation(
     *,
     seeds: Sequence[int],
     tell: Callable[[str], None] = lambda line: None,
+    instruction: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Train and measure what is missing in `folder`, and report all.
 
-    An arm that the release has no negatives for is left out before anything is trained, and told.
+    An arm that the release has no negatives for is left out before anything is trained, and told. The model before
+    training is asked with the recipe's prompts where it has any, as trained ones are, else with its own.
+
+    Args:
+        instruction: Of queries that have none of their own, where the recipe's prompt has a place for one.
 
     Raises:
         AppError, TrainerError: The release cannot be read, or lacks what the arm needs that others are compared with.
     """
     if not seeds:
         raise AppError("seeds: give one or more")
-    weights = folder_digest(any_model_folder(recipe.model))
+    start = start_folder(recipe)
+    weights = folder_digest(start)
+    prompts = _recipe_prompts(recipe, release, instruction)
+    require_instructions([(recipe.name, prompts)], [(one.data, one.has_instructions) for one in sets])
     left_out: dict[str, str] = {}
     trainings: dict[str, list[_Training]] = {}
     for arm in (arm for arm in ablation.arms if arm.is_trained):
         try:
-            trainings[arm.name] = [_planned(arm, recipe, release, folder, seed, weights) for seed in seeds]
+            planned = [_planned(arm, recipe, release, folder, seed, weights) for seed in seeds]
+            trainings[arm.name] = _require_other(planned, trainings)
         except (AppError, TrainerError) as error:
             if arm.name == ablation.reference:
                 raise
@@ -103,12 +116,16 @@ def run_ablation(
     for arm in (arm for arm in ablation.arms if arm.name not in left_out):
         runs[arm.name] = []
         if not arm.is_trained:
+            if not (start / "modules.json").is_file():
+                left_out[arm.name] = f"{recipe.model} is a plain transformer, which embeds no text before it is trained"
+                tell(f"{arm.name} is left out: {left_out[arm.name]}")
+                continue
             tell(arm.name)
-            runs[arm.name].append(_untrained(arm, recipe.model, weights, sets, folder, progress))
+            runs[arm.name].append(_untrained(arm, start, weights, sets, folder, prompts, progress))
             continue
         for seed, training in zip(seeds, trainings[arm.name], strict=True):
             tell(f"{arm.name}, seed {seed}")
-            runs[arm.name].append(_run(arm, training, sets, folder, progress))
+            runs[arm.name].append(_run(arm, training, sets, folder, prompts, progress))
     facts = {
         "recipe": recipe.model_dump(mode="json"),
         "seeds": list(seeds),
@@ -123,6 +140,9 @@ def run_ablation(
         }
         for name, several in trainings.items()
     }
+    if ablation.name == "ratio":
+        for row in (row for one in report["sets"] for row in one["arms"] if row["arm"] in trainings):
+            row["place"] = report["training"][row["arm"]]["ratio"]  # as it came out of what the release has
     return report
 
 
@@ -133,6 +153,24 @@ def _planned(arm: Arm, recipe: TrainRecipe, release: Path, folder: Path, seed: i
     decided = {"recipe": _deciding(trained), "weights": weights, "release": read.digest}
     named = trained.model_copy(update={"name": f"arm-{digest_of(decided)[:12]}"})
     return _Training(named, source, read.digest, weights, plan_steps(named, read.examples))
+
+
+def _require_other(planned: list[_Training], known: Mapping[str, list[_Training]]) -> list[_Training]:
+    """The trainings of an arm, refused where those of another arm would be the very same: one point drawn twice."""
+    mine = [_rows(training) for training in planned]
+    for name, others in known.items():
+        if mine == [_rows(training) for training in others]:
+            raise AppError(
+                f"its rows are those of {name!r}, as the release has no negatives that would tell them apart"
+            )
+    return planned
+
+
+def _rows(training: _Training) -> tuple[str, str]:
+    """What is trained on, by content: copies of a release with other slots may come out the same."""
+    files = orjson.loads((training.release / "manifest.json").read_bytes())["files"]
+    graded = {name: file["sha256"] for name, file in files.items() if name.startswith("graded/")}
+    return digest_of(_deciding(training.recipe)), digest_of(graded)
 
 
 def _deciding(recipe: TrainRecipe) -> dict[str, Any]:
@@ -149,14 +187,37 @@ def _negatives(training: _Training) -> dict[str, Any]:
     return {**sums, "ratio": sums["written"] / sums["mined"] if sums["mined"] and sums["written"] else None}
 
 
+def _recipe_prompts(recipe: TrainRecipe, release: Path, instruction: str | None) -> Prompts:
+    """What the recipe's models are asked with; an instruction that all its examples share is known."""
+    if instruction is None and INSTRUCTION in recipe.query_prompt:
+        instruction = shared_instruction(recipe, read_release(release, recipe.split).examples)
+    return Prompts(recipe.query_prompt, recipe.passage_prompt, instruction)
+
+
 def _untrained(
-    arm: Arm, model: str, weights: str, sets: Sequence[EvaluationSet], folder: Path, progress: Progress
+    arm: Arm,
+    start: Path,
+    weights: str,
+    sets: Sequence[EvaluationSet],
+    folder: Path,
+    prompts: Prompts,
+    progress: Progress,
 ) -> Values:
     decided = {"recipe": None, "weights": weights, "release": None, "sets": _named(sets)}
-    return _kept(folder, decided) or _keep(folder, decided, arm.name, measure_sets(model, sets, folder, progress))
+    if prompts != Prompts():  # a model that is asked with its own is found as before there were others
+        decided["prompts"] = asdict(prompts)
+    kept = _kept(folder, decided)
+    return kept or _keep(folder, decided, arm.name, measure_sets(str(start), sets, folder, progress, prompts))
 
 
-def _run(arm: Arm, training: _Training, sets: Sequence[EvaluationSet], folder: Path, progress: Progress) -> Values:
+def _run(
+    arm: Arm,
+    training: _Training,
+    sets: Sequence[EvaluationSet],
+    folder: Path,
+    prompts: Prompts,
+    progress: Progress,
+) -> Values:
     """Values of an arm and a seed, `SET/METRIC` to units; from disk where they are."""
     decided = {
         "recipe": _deciding(training.recipe),
@@ -164,11 +225,13 @@ def _run(arm: Arm, training: _Training, sets: Sequence[EvaluationSet], folder: P
         "release": training.release_digest,
         "sets": _named(sets),
     }
+    if prompts.takes_instruction:
+        decided["instruction"] = prompts.instruction
     kept = _kept(folder, decided)
     if kept is not None:
         return kept
     name = training.recipe.name
-    values = measure_sets(_trained(training, folder, progress), sets, folder, progress)
+    values = measure_sets(_trained(training, folder, progress), sets, folder, progress, prompts)
     target = folder / "journals" / name
     target.mkdir(parents=True, exist_ok=True)
     for file in _KEPT:
@@ -221,15 +284,22 @@ def _trained(training: _Training, folder: Path, progress: Progress) -> str:
 
     recipe, models = training.recipe, folder / "models"
     models.mkdir(parents=True, exist_ok=True)
-    start = any_model_folder(recipe.model)
-    return str(train(recipe, training.release, start, output=models / recipe.name, progress=progress).folder)
+    start, output = start_folder(recipe), models / recipe.name
+    return str(train(recipe, training.release, start, output=output, progress=progress).folder)
 
 
-def measure_sets(model: str, sets: Sequence[EvaluationSet], folder: Path, progress: Progress) -> Values:
-    """Every set's values of a model; its embeddings lie in `folder` while it is measured."""
+def measure_sets(
+    model: str, sets: Sequence[EvaluationSet], folder: Path, progress: Progress, prompts: Prompts
+) -> Values:
+    """Every set's values of a model, asked with these prompts, or with its own where these are empty.
+
+    Its embeddings lie in `folder` meanwhile.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="embeddings-", dir=folder) as embeddings:
-        opened = opened_model(model, Path(embeddings))
+        given = prompts if prompts.query or prompts.document else None
+        opened = opened_model(model, Path(embeddings), otherwise=prompts, prompts=given)
+        require_instructions([(model, opened.prompts)], [(one.data, one.has_instructions) for one in sets])
         return {
             f"{number}/{name}": column
             for number, one in enumerate(sets)
@@ -240,16 +310,17 @@ def measure_sets(model: str, sets: Sequence[EvaluationSet], folder: Path, progre
 def report_of_runs(
     ablation: Ablation, sets: Sequence[EvaluationSet], runs: Mapping[str, Sequence[Values]], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Each arm's main metric by seed on every set, and differences: values averaged over seeds, then paired by unit."""
+    """Each arm's main metric by seed on every set, and differences, paired by unit: in each sample
+    the statistic is taken of every seed and averaged."""
     reports = []
     for number, one in enumerate(sets):
         metric = one.metrics[0]
         of_arm = {name: [_of_set(values, number) for values in several] for name, several in runs.items()}
-        mean = {name: {metric: np.mean([values[metric] for values in several], axis=0)} for name, several in
-                of_arm.items() if several}  # fmt: skip
+        seeds = {name: {metric: np.stack([values[metric] for values in several])} for name, several in
+                 of_arm.items() if several}  # fmt: skip
         rows = []
         for arm in ablation.arms:
-            if arm.name not in mean:
+            if arm.name not in seeds:
                 continue
             by_seed = [one.summary(values)[metric] for values in of_arm[arm.name]]
             row: dict[str, Any] = {
@@ -258,9 +329,9 @@ def report_of_runs(
                 "by_seed": by_seed,
                 "mean": float(np.mean(by_seed)),
             }
-            for against in (BASE, ablation.reference) if arm.is_trained else ():
-                if against in mean and against != arm.name:
-                    row[f"against {against}"] = one.difference(mean[against], mean[arm.name], [metric])[metric]
+            for against in dict.fromkeys((BASE, ablation.reference, arm.twin)) if arm.is_trained else ():
+                if against in seeds and against != arm.name:
+                    row[f"against {against}"] = one.difference(seeds[against], seeds[arm.name], [metric])[metric]
             rows.append(row)
         reports.append(
             {"data": one.data, "split": one.split, "digest": one.digest, "metric": metric, "unit": one.unit,

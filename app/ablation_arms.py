@@ -28,7 +28,7 @@ _MIXTURE = {"schedule": "mixture"}
 
 
 def ablation_of(kind: Kind, recipe: TrainRecipe, slots: int, finders: Sequence[Finder] = ()) -> Ablation:
-    """The arms of a kind around a recipe; each keeps the number of negatives of a row, `slots`.
+    """The arms of a kind around a recipe. Where they set negatives, a row has `slots` of them, if nothing else is told.
 
     Args:
         finders: Who found the release's mined negatives: an arm of `negatives` each, where there are several.
@@ -57,6 +57,10 @@ def ablation_of(kind: Kind, recipe: TrainRecipe, slots: int, finders: Sequence[F
             arms = [Arm(f"{value:g}", {"temperature": value}, place=value) for value in temperatures]
         case "negatives":
             arms = list(_negatives(slots, finders))
+            notes = (
+                f"a row has {slots} negatives of its own, but none in 'in-batch', and one in 'N1 alone' to 'N4 alone' "
+                f"(an example has one of each rank), which are compared with {_one_mined(slots)!r} for that",
+            )
     return Ablation(kind, (Arm(BASE, is_trained=False), *arms), arms[0].name, notes)
 
 
@@ -72,10 +76,18 @@ def _negatives(slots: int, finders: Sequence[Finder]) -> Iterator[Arm]:
     yield Arm("in-batch", {**_MIXTURE, "negatives": {"written": 0, "mined": 0}})
     yield Arm("random", _MIXTURE, Slotting("random", slots))
     yield Arm("mined", _MIXTURE, Slotting("mined", slots))
+    if slots > 1:
+        yield Arm(_one_mined(slots), _MIXTURE, Slotting("mined", 1))
     # Of one run's negatives, those that a teacher retrieved; a run of that teacher alone gives its purest arm.
     for finder in finders if len(finders) > 1 else ():
         is_alone = [one.teacher for one in finders].count(finder.teacher) == 1
         name = f"mined, found by {finder.teacher}" + ("" if is_alone else f" in {finder.run}")
         yield Arm(name, _MIXTURE, Slotting("mined", slots, finder=finder))
     for rank in (1, 2, 3, 4):
-        yield Arm(f"N{rank} alone", {"schedule": f"fixed:{rank}", "negatives": {"written": 1, "mined": 0}})
+        alone = {"schedule": f"fixed:{rank}", "negatives": {"written": 1, "mined": 0}}
+        yield Arm(f"N{rank} alone", alone, twin=_one_mined(slots))
+
+
+def _one_mined(slots: int) -> str:
+    """The arm with as many negatives a row as those of one rank have."""
+    return "mined, one a row" if slots > 1 else "mined"

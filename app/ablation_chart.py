@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from app.ablation import BASE
 from app.ablation_course import CURVES, smoothed
 from app.evaluating.chart import save_figure
 from app.terminal import visible
@@ -26,7 +27,7 @@ def write_ablation_chart(path: Path, report: Mapping[str, Any]) -> None:
     from matplotlib.figure import Figure
 
     sets = report["sets"]
-    is_sweep = all(arm["place"] is not None for arm in sets[0]["arms"][1:])
+    is_sweep = all(arm["place"] is not None for arm in sets[0]["arms"] if arm["arm"] != BASE)
     height = 3.2 if is_sweep else 0.9 + 0.32 * len(sets[0]["arms"])
     figure = Figure(figsize=(8, height * len(sets)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -34,15 +35,17 @@ def write_ablation_chart(path: Path, report: Mapping[str, Any]) -> None:
         title = f"{report['ablation']}: {one['metric']} on {Path(one['data']).name}, {one['split']}"
         axes.set_title(visible(title), loc="left", fontsize=10, parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
-        base, *arms = one["arms"]
+        base = next((arm for arm in one["arms"] if arm["arm"] == BASE), None)  # a plain transformer has none
+        arms = [arm for arm in one["arms"] if arm is not base]
         if is_sweep:
             _draw_sweep(axes, report["ablation"], arms)
-            axes.axhline(base["mean"], color=_GREY, linestyle="--", linewidth=1, label=base["arm"])
             axes.set_ylabel(one["metric"])
         else:
             _draw_arms(axes, arms)
-            axes.axvline(base["mean"], color=_GREY, linestyle="--", linewidth=1, label=base["arm"])
             axes.set_xlabel(one["metric"])
+        if base is not None:
+            line = axes.axhline if is_sweep else axes.axvline
+            line(base["mean"], color=_GREY, linestyle="--", linewidth=1, label=BASE)
         axes.legend(fontsize=8, frameon=False)
     save_figure(figure, path)
 

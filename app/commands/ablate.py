@@ -31,6 +31,10 @@ def ablate(
         int | None,
         typer.Option("--pool", min=1, help="Rank only judged documents and each query's BM25 top N; default: all."),
     ] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option("--instruction", help="Of queries that have none of their own, for a prompt with {instruction}."),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", help="The figure: .png or .svg; default: in --output. Beside it, NAME-course."),
@@ -71,7 +75,15 @@ def ablate(
     folder = output or settings.data / "ablations"
     with progress_bar(f"Ablation: {kind}") as progress:
         report = run_ablation(
-            ablation, resolved, release, sets, folder, seeds=range(seeds), tell=_say, progress=progress
+            ablation,
+            resolved,
+            release,
+            sets,
+            folder,
+            seeds=range(seeds),
+            tell=_say,
+            instruction=instruction,
+            progress=progress,
         )
     show_ablation(report)
     show_training(report)
@@ -108,7 +120,7 @@ def _told(arm: Any) -> str:
 def show_ablation(report: dict[str, Any]) -> None:
     """The table of each set: every seed's figure, their mean, and differences with intervals."""
     for one in report["sets"]:
-        keys = [key for key in one["arms"][-1] if key.startswith("against ")]
+        keys = list(dict.fromkeys(key for row in one["arms"] for key in row if key.startswith("against ")))
         rows = []
         for row in one["arms"]:
             by_seed = "  ".join(f"{value:.3f}" for value in row["by_seed"])

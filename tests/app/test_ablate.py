@@ -1,11 +1,15 @@
 """`gradus ablate`: arms differ by one thing, slots are what the arm says, and what was measured is not run again."""
 
+import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -18,10 +22,13 @@ from app.cli import cli
 from app.errors import AppError
 from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values
 from app.evaluating.order import order_set
+from app.evaluating.prompting import Prompts
 from app.evaluating.retrieval import beir_set
+from curation.embeddings import model_folder
 from db.digest import digest_of
 from trainer.recipe import TrainRecipe
 from trainer.release import GradedExample, read_release
+from trainer.similarity import spearman
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 KINDS = ("curriculum", "pooling", "mixing", "ratio", "temperature", "negatives")
@@ -203,7 +210,7 @@ def _set() -> EvaluationSet:
     return EvaluationSet("retrieval", "d", "dev", "queries", 3, ("ndcg@10",), "0" * 64, measure)
 
 
-def test_differences_average_seeds_before_they_are_paired(tmp_path: Path) -> None:
+def test_differences_are_paired_by_unit_and_average_the_statistic_over_seeds(tmp_path: Path) -> None:
     values = {
         BASE: [[0.0, 0.5, 1.0]],
         "one": [[0.5, 0.5, 1.0], [0.5, 1.0, 1.0]],
@@ -217,11 +224,123 @@ def test_differences_average_seeds_before_they_are_paired(tmp_path: Path) -> Non
     assert one["mean"] == pytest.approx((2 / 3 + 2.5 / 3) / 2)
     assert one[f"against {BASE}"]["difference"] == pytest.approx((0.5 + 0.25 + 0) / 3)
     assert two["against one"] == {"difference": 0, "interval_95": [0, 0]} and "against one" not in one
+    cosines = [[0.1, 0.4, 0.3], [0.2, 0.1, 0.9], [0.5, 0.6, 0.4]]
+    gold = np.array([0.0, 1.0, 2.0])
+    told = EvaluationSet(
+        "similarity", "d", "dev", "pairs", 3, ("spearman",), _set().measure, {"spearman": spearman(gold)}
+    )
+    similar = {BASE: [{"0/spearman": gold}], "one": [{"0/spearman": np.array(column)} for column in cosines]}
+    _, arm = report_of_runs(ablation, [told], similar, {})["sets"][0]["arms"]
+    assert arm["by_seed"] == pytest.approx([0.5, 0.5, -0.5])
+    assert arm[f"against {BASE}"]["difference"] == pytest.approx(0.5 / 3 - 1)
     for name in ("arms.png", "sweep.svg"):
         for row, place in zip(report["sets"][0]["arms"], (None, 0.1, 0.2), strict=True):
             row["place"] = place if name.startswith("sweep") else None
         write_ablation_chart(tmp_path / name, report)
         assert (tmp_path / name).stat().st_size > 1_000
+
+
+def _seen(prompts: list[tuple[str, Prompts]]) -> EvaluationSet:
+    """A set that notes what it is asked with."""
+
+    def measure(model: EvaluatedModel, progress: Progress) -> Values:
+        prompts.append((Path(model.given).name[:4], model.prompts))
+        return {"ndcg@10": np.array([0.0, 0.5, 1.0])}
+
+    return EvaluationSet("retrieval", "beir", "dev", "queries", 3, ("ndcg@10",), measure)
+
+
+BEFORE = (Arm(BASE, is_trained=False),)
+
+
+def test_before_training_the_model_is_asked_with_the_recipes_prompts(release: Path, tmp_path: Path) -> None:
+    seen: list[tuple[str, Prompts]] = []
+
+    def asked(instruction: str | None = None, **prompts: str) -> Prompts:
+        seen.clear()
+        ablation = Ablation("toy", BEFORE, "none")
+        run_ablation(ablation, _recipe(**prompts), release, [_seen(seen)], tmp_path, seeds=[0], instruction=instruction)
+        return seen[0][1]
+
+    assert asked() == Prompts()
+    assert asked(query_prompt="q: ", passage_prompt="p: ") == Prompts("q: ", "p: ")
+    assert asked(query_prompt="q: ").query == "q: "  # other prompts are another run, not one that is kept
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    assert asked("find", query_prompt="{instruction}: ") == Prompts("{instruction}: ", "", "find")
+    # All examples of the release have the same instruction, an empty one.
+    assert asked(query_prompt="{instruction}> ") == Prompts("{instruction}> ", "", "")
+
+
+def _with_instructions(release: Path, folder: Path) -> Path:
+    """A copy whose examples have two instructions."""
+    shutil.copytree(release, folder)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    for name in manifest["files"]:
+        if name.startswith("graded/"):
+            table = pq.read_table(folder / name)
+            rows = [{**row, "instruction": f"of kind {place % 2}"} for place, row in enumerate(table.to_pylist())]
+            pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / name)
+            manifest["files"][name]["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_an_instruction_that_nobody_knows_is_asked_for_before_training(release: Path, tmp_path: Path) -> None:
+    several, recipe = _with_instructions(release, tmp_path / "several"), _recipe(query_prompt="{instruction}: ")
+    with pytest.raises(AppError, match=r"--instruction is missing: model base .*of beir"):
+        run_ablation(Ablation("toy", BEFORE, "none"), recipe, several, [_seen([])], tmp_path / "out", seeds=[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_are_found_as_in_training(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADUS_DATA", str(tmp_path / "data"))
+    trained = tmp_path / "data" / "models" / "mine"
+    shutil.copytree(model_folder("minilm"), trained)
+    (trained / "training.json").write_text("{}")
+    seen: list[tuple[str, Prompts]] = []
+    sets = [_seen(seen)]
+    run_ablation(Ablation("toy", BEFORE, "a"), _recipe(model="mine"), release, sets, tmp_path / "o", seeds=[0])
+    assert [name for name, _ in seen] == ["mine"]
+
+    plain, told = tmp_path / "plain", []
+    shutil.copytree(model_folder("minilm"), plain, ignore=shutil.ignore_patterns("modules.json"))
+    recipe = _recipe(model=str(plain))
+    report = run_ablation(
+        Ablation("toy", BEFORE, "a"), recipe, release, sets, tmp_path / "o", seeds=[0], tell=told.append
+    )
+    assert "plain transformer" in report["left_out"][BASE] and "left out" in told[0]
+    assert report["sets"][0]["arms"] == [] and len(seen) == 1
+
+
+@pytest.mark.slow
+def test_arms_with_the_same_rows_are_one_point(release: Path, tmp_path: Path) -> None:
+    """The toy release has no mined negatives, so R changes nothing."""
+    ablation = ablation_of("ratio", _recipe(), 3)
+    report = run_ablation(ablation, _recipe(), release, [_seen([])], tmp_path, seeds=[0])
+    assert [row["arm"] for row in report["sets"][0]["arms"]] == [BASE, "R = 0.7"]
+    assert set(report["left_out"]) == {f"R = {ratio:g}" for ratio in (0.5, 1, 1.5, 2, 2.5)}
+    assert "its rows are those of 'R = 0.7'" in report["left_out"]["R = 2.5"]
+    assert report["sets"][0]["arms"][1]["place"] is None  # nothing is mined: no ratio to draw
+    write_ablation_chart(tmp_path / "ratio.png", report)
+
+
+def test_arms_of_one_rank_are_compared_with_as_many_mined_negatives() -> None:
+    ablation = ablation_of("negatives", _recipe(), 3)
+    slots = {arm.name: arm.slotting.slots for arm in ablation.arms if arm.slotting is not None}
+    assert slots.pop("mined, one a row") == 1 and set(slots.values()) == {3}
+    alone = [arm for arm in ablation.arms if arm.name.endswith("alone")]
+    assert len(alone) == 4 and {arm.twin for arm in alone} == {"mined, one a row"}
+    assert all(arm.changes["negatives"] == {"written": 1, "mined": 0} for arm in alone)
+    assert "none in 'in-batch', and one in 'N1 alone'" in ablation.notes[0]
+    assert {arm.twin for arm in ablation_of("negatives", _recipe(), 1).arms} == {None, "mined"}
+
+
+def test_an_arm_is_compared_with_its_twin_too() -> None:
+    values = {"one": [0.0, 0.5, 1.0], "two": [0.5, 0.5, 0.5], "three": [1.0, 1.0, 0.5]}
+    ablation = Ablation("toy", (Arm("one"), Arm("two"), Arm("three", twin="two")), "one")
+    runs = {name: [{"0/ndcg@10": np.array(column)}] for name, column in values.items()}
+    *_, row = report_of_runs(ablation, [_set()], runs, {})["sets"][0]["arms"]
+    assert row["against two"]["difference"] == pytest.approx(1 / 3) == row["against one"]["difference"]
 
 
 @pytest.mark.slow
