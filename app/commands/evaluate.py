@@ -122,7 +122,7 @@ def show_evaluation(report: dict[str, Any]) -> None:
         ]
         show_table(_title(report), ["model", *titles, f"{titles[0]} against the first, 95 %"], table)
     if own := report.get("num_own_documents"):
-        console.print(f"Passed over: the own document of {own:,} queries, which has the query's _id.")
+        console.print(f"Passed over: the own document of {own:,} queries, of the same _id with the query's text.")
     if report.get("pool"):
         console.print(
             f"Ranked within a labelled pool (judged documents and each query's BM25 top {report['pool']}), so these "

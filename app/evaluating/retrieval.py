@@ -60,8 +60,9 @@ def retrieval_set(
 ) -> EvaluationSet:
     """A collection as an evaluation set; its units are queries with a relevant document.
 
-    A query's own document, the one of the same id, is no answer to it (ArguAna's queries are documents of its corpus):
-    it is passed over, as in BEIR's evaluation, unless it was judged relevant.
+    A query's own document, of the same id with the query's text in it, is no answer to it (ArguAna's queries are
+    documents of its corpus): it is passed over, unless it was judged relevant. BEIR goes by the id alone, and so drops
+    other documents too where queries and documents are both numbered from 1.
 
     Args:
         groups: Which of the units belong together, by the group's name.
@@ -98,8 +99,13 @@ def retrieval_set(
 def _own_documents(collection: Collection, keys: Sequence[str]) -> list[list[int]]:
     """Place of each query's own document among the ranked ones; empty where there is none, or it is an answer."""
     place = {key: number for number, key in enumerate(keys)}
+
+    def is_own(query: str) -> bool:
+        asked, told = (" ".join(texts[query].split()) for texts in (collection.queries, collection.documents))
+        return asked in told
+
     return [
-        [place[query]] if query in place and judged.get(query, 0) <= 0 else []
+        [place[query]] if query in place and judged.get(query, 0) <= 0 and is_own(query) else []
         for query, judged in collection.relevance.items()
     ]
 

@@ -55,6 +55,17 @@ def test_a_querys_own_document_is_passed_over_unless_it_is_an_answer(tmp_path: P
     assert report["models"][0]["metrics"]["ndcg@10"] == 1 and report["num_own_documents"] == 1
 
 
+def test_a_document_that_only_has_a_querys_number_is_not_its_own() -> None:
+    from app.evaluating.retrieval import Collection, _own_documents
+
+    documents = {"9": "x", "1": "Title\nOtters  eat\nfish.", "2": "Otters eat fish.", "3": "Herons nest."}
+    queries = {"1": "Otters eat fish.", "2": "Lynx hunt hares.", "3": "Herons nest.", "4": "x"}
+    judged = {"2": {"9": 1}, "1": {"9": 1, "1": 0}, "3": {"3": 1}, "4": {"9": 1}}
+    collection = Collection(documents, queries, judged, [])
+    assert _own_documents(collection, list(documents)) == [[], [1], [], []]
+    assert _own_documents(collection, ["9", "2"]) == [[], [], [], []]
+
+
 def test_search_of_a_set_is_that_of_sorting_everything(tmp_path: Path) -> None:
     """More documents than places and equal texts: the very order, ties by the corpus' own."""
     from app.evaluating.measuring import opened_model
