@@ -30,6 +30,7 @@ from trainer.journal import Journal
 from trainer.limits import limits_told
 from trainer.metrics import by_block, by_rank
 from trainer.processes import Processes
+from trainer.prompting import saved_prompts, shared_instruction
 from trainer.recipe import TrainRecipe
 from trainer.release import GradedExample, GradedRelease, read_release
 from trainer.step import Learner
@@ -103,6 +104,7 @@ def train(
                 summary |= {
                     "release": release.name,
                     "num_examples": len(release.examples),
+                    "instruction": shared_instruction(recipe, release.examples),
                     "started_at": run.journal.started_at(),
                     "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
                     "seconds_of_last_call": round(time.monotonic() - start, 1),
@@ -156,7 +158,7 @@ class _Training:
         if processes.is_main and self.checkpoints.is_of_another():
             self.checkpoints.clear()  # leftovers of another recipe, release or base model: start anew
         processes.wait()
-        self.model = load_for_training(recipe, model_folder, processes.device)
+        self.model = load_for_training(recipe, model_folder, processes.device, release.examples)
         tokens = folder / "tokens.arrow"
         self._tokenise(tokens)
         self.encoder = Encoder(
@@ -221,26 +223,32 @@ class _Training:
             self.checkpoints.save(number + 1, self.model, self.learner.optimizer, mark)
 
 
-def load_for_training(recipe: TrainRecipe, folder: Path, device: torch.device) -> SentenceTransformer:
+def load_for_training(
+    recipe: TrainRecipe, folder: Path, device: torch.device, examples: Sequence[GradedExample] = ()
+) -> SentenceTransformer:
     """The model with the recipe's pooling, adapters, prompts and dropout.
+
+    Its prompts are the recipe's alone: it is trained without those that it named before, and is not asked with them.
+
+    Args:
+        examples: What is trained on; their instruction is filled into the query's prompt, where they share one.
 
     Raises:
         TrainerError: The model does not take what the recipe wants.
     """
     torch.manual_seed(recipe.seed)  # adapters start from draws
-    prompts = {"query": recipe.query_prompt, "document": recipe.passage_prompt}
     model = load_model(
         folder,
         pooling=recipe.pooling,
         detach_weights=recipe.detach_weights,
         include_prompt=recipe.include_prompt,
         bidirectional=recipe.bidirectional,
-        prompts={name: prompt for name, prompt in prompts.items() if prompt and "{" not in prompt},
         lora=recipe.lora,
         dtype=recipe.dtype,
         gradient_checkpointing=recipe.gradient_checkpointing,
         device=str(device),
     )
+    model.prompts, model.default_prompt_name = saved_prompts(recipe, examples), None
     longest, asked_for = longest_text(model), max(recipe.max_length, recipe.max_query_length or 0)
     if longest is not None and asked_for > longest:
         name = "max_length" if recipe.max_length == asked_for else "max_query_length"
