@@ -44,6 +44,8 @@ def ablate(
 ) -> None:
     """Train every arm with every seed, measure each, and compare: table, figures, paired bootstrap over queries.
 
+    Intervals are over queries; seeds are averaged, and nothing corrects for the number of arms.
+
     One figure shows what was measured, the other the course of the trainings: loss, margin and gradient by step.
 
     Cut off, run it again: a run that was measured is not trained again, one that was in training goes on.
