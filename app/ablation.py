@@ -203,7 +203,7 @@ def _untrained(
     prompts: Prompts,
     progress: Progress,
 ) -> Values:
-    decided = {"recipe": None, "weights": weights, "release": None, "sets": _named(sets)}
+    decided: dict[str, Any] = {"recipe": None, "weights": weights, "release": None, "sets": _named(sets)}
     if prompts != Prompts():  # a model that is asked with its own is found as before there were others
         decided["prompts"] = asdict(prompts)
     kept = _kept(folder, decided)
@@ -219,7 +219,7 @@ def _run(
     progress: Progress,
 ) -> Values:
     """Values of an arm and a seed, `SET/METRIC` to units; from disk where they are."""
-    decided = {
+    decided: dict[str, Any] = {
         "recipe": _deciding(training.recipe),
         "weights": training.weights,
         "release": training.release_digest,

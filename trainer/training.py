@@ -248,7 +248,7 @@ def load_for_training(
         gradient_checkpointing=recipe.gradient_checkpointing,
         device=str(device),
     )
-    model.prompts, model.default_prompt_name = saved_prompts(recipe, examples), None
+    model.prompts, model.default_prompt_name = {**saved_prompts(recipe, examples)}, None
     longest, asked_for = longest_text(model), max(recipe.max_length, recipe.max_query_length or 0)
     if longest is not None and asked_for > longest:
         name = "max_length" if recipe.max_length == asked_for else "max_query_length"
