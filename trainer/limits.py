@@ -12,7 +12,10 @@ from trainer.errors import TrainerError
 from trainer.recipe import TrainRecipe
 
 _NO_MEMORY = ("allocate memory", "bad_alloc", "os error 12", "can't start new thread")
-_NO_ROOM = ("No space left", "File too large", "Disk quota exceeded", "file write failed", "os error 28", "os error 27")
+_NO_ROOM = (
+    "No space left", "File too large", "Disk quota exceeded", "file write failed", "os error 28", "os error 27",
+    "unexpected pos",  # what torch.save says when its bytes did not arrive
+)  # fmt: skip
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 

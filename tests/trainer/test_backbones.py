@@ -215,7 +215,7 @@ def test_code_in_a_folder_is_never_run(backbone_of: MakeModel, tmp_path: Path) -
     assert (load_model(saved, device="cpu").encode(TEXTS) == model.encode(TEXTS)).all()
     modules = (saved / "modules.json").read_text().replace("modeling_ata.ATAPooling", "modeling_ata.Other")
     (saved / "modules.json").write_text(modules)
-    with pytest.raises(TrainerError, match="trust_remote_code"):
+    with pytest.raises(TrainerError, match="third-party code"):
         load_model(saved, device="cpu")
 
 
