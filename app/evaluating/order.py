@@ -37,7 +37,7 @@ def order_set(release: Path, split: str) -> EvaluationSet:
     facts = {"release": read.name, "release_digest": read.digest, "num_left_out": len(read.examples) - len(examples)}
     present = {min(negative.rank or 0, 4) for example in examples for negative in example.written}
     metrics = tuple(name for name in METRICS if not any(f"N{rank}" in name for rank in {1, 2, 3, 4} - present))
-    digest = content_digest([example.query, *_rows(example)] for example in examples)
+    digest = content_digest([example.query, example.instruction, *_rows(example)] for example in examples)
     return EvaluationSet(
         "order", str(release), split, "examples", len(examples), metrics, digest, measure, facts=facts,
         has_instructions=True,

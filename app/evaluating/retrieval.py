@@ -89,6 +89,7 @@ def retrieval_set(
         ([key, collection.documents[key]] for key in keys),
         ([key, collection.queries[key], judged] for key, judged in collection.relevance.items()),
         ([name, *map(bool, is_in)] for name, is_in in parts.items()),
+        *([own] if any(own) else []),
     )
     return EvaluationSet(
         "retrieval", data, split, "queries", len(relevance), metrics, digest, measure, facts=facts,

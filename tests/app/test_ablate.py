@@ -227,7 +227,7 @@ def test_differences_are_paired_by_unit_and_average_the_statistic_over_seeds(tmp
     cosines = [[0.1, 0.4, 0.3], [0.2, 0.1, 0.9], [0.5, 0.6, 0.4]]
     gold = np.array([0.0, 1.0, 2.0])
     told = EvaluationSet(
-        "similarity", "d", "dev", "pairs", 3, ("spearman",), _set().measure, {"spearman": spearman(gold)}
+        "similarity", "d", "dev", "pairs", 3, ("spearman",), "0" * 64, _set().measure, {"spearman": spearman(gold)}
     )
     similar = {BASE: [{"0/spearman": gold}], "one": [{"0/spearman": np.array(column)} for column in cosines]}
     _, arm = report_of_runs(ablation, [told], similar, {})["sets"][0]["arms"]
@@ -247,7 +247,7 @@ def _seen(prompts: list[tuple[str, Prompts]]) -> EvaluationSet:
         prompts.append((Path(model.given).name[:4], model.prompts))
         return {"ndcg@10": np.array([0.0, 0.5, 1.0])}
 
-    return EvaluationSet("retrieval", "beir", "dev", "queries", 3, ("ndcg@10",), measure)
+    return EvaluationSet("retrieval", "beir", "dev", "queries", 3, ("ndcg@10",), "0" * 64, measure)
 
 
 BEFORE = (Arm(BASE, is_trained=False),)

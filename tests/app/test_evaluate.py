@@ -195,7 +195,7 @@ def test_a_metric_without_a_value_is_left_out_and_not_zero(tmp_path: Path) -> No
         dict(zip(metrics, ([1.0, 1.0, 0.0], [1.0, np.nan, 0.0], nothing, [1.0, 1.0, 1.0]), strict=True)),
     ]
     arrays = [{name: np.array(column) for name, column in of.items()} for of in values]
-    one = EvaluationSet("order", "toy", "dev", "examples", 3, metrics, lambda *_: {})
+    one = EvaluationSet("order", "toy", "dev", "examples", 3, metrics, "0" * 64, lambda *_: {})
     report = report_of(one, [opened_model("minilm", tmp_path)] * 2, arrays)
     assert report["metrics"] == ["order", "tau_b"]
     first, second = report["models"]
