@@ -68,10 +68,11 @@ def distribution_chart(bins: Sequence[dict[str, Any]]) -> alt.Chart:
 _RANK_COLOUR = {
     "N1": COLOUR["hard"],
     "N2": COLOUR["medium"],
-    "N3": "#B88A00",
+    "N3": "#9B6BD6",  # not the medium grade's own, which N2 has: the two have to be told apart, in dark too
     "N4": COLOUR["easy"],
     "mined": COLOUR["mined"],
     "all": "#CC79A7",
+    "random": "#CC79A7",
 }
 
 
@@ -84,9 +85,11 @@ def _rank_colour(rows: Sequence[dict[str, Any]]) -> alt.Color:
 def curve_chart(rows: Sequence[dict[str, Any]], measure: str, title: str) -> alt.Chart:
     """A measure over the steps, a colour a rank; a second model is dashed."""
     many = len({row["model"] for row in rows}) > 1
-    chart = alt.Chart(alt.Data(values=list(rows)), title=title).mark_line(strokeWidth=2)
-    encoded = chart.encode(
-        x=alt.X("step:Q", title="step"),
+    chart = alt.Chart(alt.Data(values=list(rows)), title=title).mark_line(
+        strokeWidth=2, point=alt.OverlayMarkDef(size=14)
+    )
+    encoded = chart.encode(  # points too: a rank that was trained for one step has no line
+        x=alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, format=",d")),
         y=alt.Y(f"{measure}:Q", title=None, scale=alt.Scale(zero=False)),
         color=_rank_colour(rows),
         tooltip=[alt.Tooltip("model:N"), alt.Tooltip("rank:N"), alt.Tooltip("step:Q"), alt.Tooltip(f"{measure}:Q")],

@@ -63,18 +63,22 @@ def show(store: Store) -> None:
     )
     models = [_read(store, folder, one, sources[one]) for one in (name, other) if one is not None]
     _show_facts(models)
-    _show_evaluation()
+    _show_evaluation(models)
     st.subheader("Curves per rank")
     for measure, title in _TITLES.items():
         rows = [
-            {**point, "model": cell(model.name, 40)}
+            {**point, "step": point["step"] + 1, "model": cell(model.name, 40)}
             for model in models
-            for point in model.steps
+            for point in model.steps  # numbered from 1, as the plan is
             if point["measure"] == measure
         ]
         if rows:
             st.altair_chart(curve_chart(rows, "value", title), width="stretch")
-    margins = [{**point, "model": cell(model.name, 40)} for model in models for point in model.margins]
+    margins = [
+        {**point, "step": point["step"] + 1, "model": cell(model.name, 40)}
+        for model in models
+        for point in model.margins
+    ]
     if margins:
         st.altair_chart(curve_chart(margins, "margin", "Margin, positive less negative"), width="stretch")
     _show_variance(models)
@@ -92,9 +96,11 @@ def _show_facts(models: list[TrainedModel]) -> None:
             st.caption(f"Not told: {plain(', '.join(model.missing))}")
 
 
-def _show_evaluation() -> None:
+def _show_evaluation(models: list[TrainedModel]) -> None:
+    """The data folder's report, where it is of one of these models; what it was compared with stands beside it."""
     told, rows = evaluation_rows(Settings().data / "evaluation.json")
-    if not rows:
+    names = {str((model.summary.get("recipe") or {}).get("name", model.name)) for model in models}
+    if not names & {row["model"] for row in rows}:
         return
     st.subheader("Before and after")
     st.caption(f"Measured on {plain(told)}, as `evaluation.json` of the data folder has it.")

@@ -176,7 +176,9 @@ def _mean(values: list[float]) -> float | None:
 
 
 def rank_name(rank: Any) -> str:
-    """N1, N2, ... ; `all` where a step trains on no one rank."""
+    """N1, N2, ... ; `random` where one is drawn for each row, `all` where a step trains on no one rank."""
+    if rank == 0 and not isinstance(rank, bool):
+        return "random"
     return f"N{rank}" if isinstance(rank, int) and not isinstance(rank, bool) else "all"
 
 
