@@ -10,21 +10,29 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from trainer.errors import TrainerError
 
+_CHECKPOINT = "checkpoint.pt"
+
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keep other calls out of a training's folder, which is made where it is missing and goes when nothing is in it.
 
+    A training that is refused before its first checkpoint leaves nothing.
+
     Raises:
-        TrainerError: Another call has it.
+        TrainerError: Another call has it, or something else has its name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise TrainerError(f"{error.filename} is in the way, and is no folder: move it away") from error
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -38,6 +46,10 @@ def held(folder: Path) -> Iterator[None]:
             raise TrainerError(f"{folder} was just left by another call: run the same command again")
         try:
             yield
+        except TrainerError:
+            if _is_still(handle, folder) and not (folder / _CHECKPOINT).exists():
+                _clear(folder)
+            raise
         finally:
             if _is_still(handle, folder) and not any(folder.iterdir()):
                 folder.rmdir()
@@ -50,11 +62,19 @@ def _is_still(handle: int, folder: Path) -> bool:
     return folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat())
 
 
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 class Checkpoints:
     """The newest checkpoint of a folder, for one identity: what decides the weights it ends with."""
 
     def __init__(self, folder: Path, identity: str) -> None:
-        self._path, self._identity = folder / "checkpoint.pt", identity
+        self._path, self._identity = folder / _CHECKPOINT, identity
 
     def save(
         self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, journal: dict[str, int]
@@ -84,11 +104,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove everything in the folder, which itself is held."""
-        for path in self._path.parent.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        _clear(self._path.parent)
 
     def load(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, int]] | None:
         """Put the state back; the number of steps done and the journal's mark, or None where there is nothing."""
@@ -102,7 +118,13 @@ class Checkpoints:
         return state["step"], state["journal"]
 
     def _read(self) -> dict[str, Any]:
-        state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
+            _ = state["identity"], state["step"], state["model"], state["optimizer"], state["journal"]
+        except (RuntimeError, ValueError, EOFError, KeyError, TypeError, UnpicklingError) as error:
+            raise TrainerError(
+                f"{self._path} is broken: remove {self._path.parent} to begin this training anew"
+            ) from error
         return state
 
 
