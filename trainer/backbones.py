@@ -137,7 +137,11 @@ def _transformer(model: SentenceTransformer) -> "PreTrainedModel":
 
 def longest_text(model: SentenceTransformer) -> int | None:
     """Tokens that the model has positions for; None where nothing limits them."""
-    config: Any = _transformer(model).config
+    return longest_of(_transformer(model).config)
+
+
+def longest_of(config: Any) -> int | None:
+    """Tokens that a transformer's configuration has positions for; None where nothing limits them."""
     longest: int | None = getattr(config, "max_position_embeddings", None)
     if longest is not None and config.model_type in _RESERVED_POSITIONS:
         longest -= (config.pad_token_id or 0) + 1

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +18,11 @@ from typing import Any
 
 import orjson
 import torch
+from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
+from trainer.admission import admitted
 from trainer.backbones import load_model, longest_text, weights_digest
 from trainer.checkpoints import Checkpoints, held
 from trainer.curriculum import Step, describe_plan, plan_steps
@@ -32,7 +34,7 @@ from trainer.metrics import by_block, by_rank
 from trainer.processes import Processes
 from trainer.prompting import saved_prompts, shared_instruction
 from trainer.recipe import TrainRecipe
-from trainer.release import GradedExample, GradedRelease, read_release
+from trainer.release import GradedRelease, read_release
 from trainer.step import Learner
 from trainer.tokens import Texts, read_tokens, write_tokens
 from trainer.writing import machine, write_model
@@ -52,13 +54,6 @@ class TrainResult:
     is_new: bool
 
 
-def plan_training(recipe: TrainRecipe, release_folder: Path) -> list[dict[str, Any]]:
-    """The curriculum as a table, without training."""
-    release = read_release(release_folder, recipe.split)
-    _check_teacher(recipe, release.examples)
-    return describe_plan(plan_steps(recipe, release.examples), release.examples, recipe)
-
-
 def train(
     recipe: TrainRecipe,
     release_folder: Path,
@@ -66,6 +61,7 @@ def train(
     *,
     output: Path,
     progress: Progress = lambda done, total: None,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> TrainResult:
     """Train and save to `output`, a folder that plain sentence-transformers loads.
 
@@ -74,14 +70,16 @@ def train(
     Args:
         release_folder: The release to train on.
         model_folder: The model to start from.
+        tell: Hears, before the first step, what the recipe will not do on this release, a line each.
 
     Raises:
         TrainerError: The release is not readable or lacks what the recipe asks for, the model does not take what the
             recipe wants, memory is short, or `output` holds a model of another recipe, release or base model.
     """
     release = read_release(release_folder, recipe.split)
-    _check_teacher(recipe, release.examples)
     steps = plan_steps(recipe, release.examples)
+    for note in admitted(recipe, release.examples, steps):
+        tell(note)
     summary: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "release_digest": release.digest,
@@ -127,15 +125,39 @@ def _identity(summary: Mapping[str, Any]) -> str:
 def _found(output: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     """The summary of the same training, if it was done before."""
     if (output / "training.json").is_file():
-        summary: dict[str, Any] = orjson.loads((output / "training.json").read_bytes())
-        if _identity(summary) != _identity(asked):
+        try:
+            summary: dict[str, Any] = orjson.loads((output / "training.json").read_bytes())
+            _ = summary["recipe"]["name"], summary["release_digest"], summary["blocks"], summary["ranks"]
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise TrainerError(
-                f"{output} holds a model of another recipe, release or base model: give the recipe another name"
+                f"{output / 'training.json'} is broken ({error}): remove the folder, or give the recipe another name"
+            ) from error
+        differing = _differing(summary, asked)
+        if differing:
+            raise TrainerError(
+                f"{output} holds a model of another recipe, release or base model: it differs in "
+                f"{', '.join(differing)}; give the recipe another name"
             )
         return summary
     if output.exists():
         raise TrainerError(f"{output} exists and is no model that Gradus trained: give the recipe another name")
     return None
+
+
+def _differing(summary: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """In what a finished training differs from the one asked for, knobs of memory aside.
+
+    The stored recipe is read with today's class: a key that its version did not have is as today's default. Older
+    versions did not note the base model's weights.
+    """
+    stored, wanted = summary["recipe"], asked["recipe"]
+    known = {name: value for name, value in stored.items() if name in TrainRecipe.model_fields}
+    with suppress(ValidationError):  # a value that is refused today differs from any that is asked for
+        known = TrainRecipe.model_validate(known).model_dump(mode="json")
+    found = [name for name in wanted if name not in _KNOBS and known.get(name) != wanted[name]]
+    found += sorted(stored.keys() - wanted.keys())
+    digests = {"release_digest": "the release's digest", "weights_digest": "the base model's weights"}
+    return found + [told for name, told in digests.items() if summary.get(name, asked[name]) != asked[name]]
 
 
 class _Training:
@@ -280,14 +302,3 @@ def _has_bf16(device: torch.device) -> bool:
     flags = Path("/proc/cpuinfo")
     text = flags.read_text() if device.type == "cpu" and flags.is_file() else ""
     return "avx512_bf16" in text or "amx_bf16" in text
-
-
-def _check_teacher(recipe: TrainRecipe, examples: Sequence[GradedExample]) -> None:
-    if recipe.distillation is None:
-        return
-    found = {name for example in examples for name in example.positive_scores}
-    if recipe.distillation.teacher not in found:
-        have = f"it has those of {', '.join(sorted(found))}" if found else "it has none: run 'gradus score' before it"
-        raise TrainerError(
-            f"distillation.teacher = {recipe.distillation.teacher!r}: the release lacks its scores; {have}"
-        )

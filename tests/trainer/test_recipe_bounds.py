@@ -71,7 +71,7 @@ def places(release: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
     return release, tiny_model, tmp_path_factory.mktemp("models")
 
 
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @given(path=st.sampled_from(sorted(FLOATS)), value=st.sampled_from(ODD_FLOATS) | st.floats())

@@ -54,6 +54,19 @@ def test_the_plan_is_printed_and_nothing_is_trained(run: Run, tmp_path: Path) ->
         (4, 1, 4), (3, 5, 8), (2, 9, 10), (1, 11, 16),
     ]  # fmt: skip
     assert "Curriculum" in done.stdout and not (tmp_path / "models").exists()
+    assert "16 steps over 64 rows; the learning rate climbs to 2e-05 in the first 2" in done.stdout
+    assert "texts are longer than max_length = 16 tokens takes" in done.stdout
+
+
+def test_what_a_model_does_not_take_is_told_by_the_dry_run_and_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    for lines, message in (
+        ("max_query_length = 99", "max_query_length = 99: model "),
+        ("matryoshka = { dimensions = [64, 8] }", "matryoshka.dimensions = 64: the model's embeddings have 32"),
+    ):
+        for options in (("--dry-run",), ()):
+            done = run(lines, *options)
+            assert done.returncode == 1 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("models/.*"))
 
 
 def test_training_says_what_it_did_and_what_it_cut(run: Run, tmp_path: Path) -> None:
