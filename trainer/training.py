@@ -34,7 +34,7 @@ from trainer.metrics import by_block, by_rank
 from trainer.processes import Processes
 from trainer.prompting import saved_prompts, shared_instruction
 from trainer.recipe import TrainRecipe
-from trainer.release import GradedRelease, read_release
+from trainer.release import GradedExample, GradedRelease, read_release
 from trainer.step import Learner
 from trainer.tokens import Texts, read_tokens, write_tokens
 from trainer.writing import machine, write_model

@@ -96,10 +96,10 @@ def test_random_negatives_are_other_queries_positives(release: Path, tmp_path: P
     folders = [slotted_release(release, Slotting("random", 3), tmp_path, seed) for seed in (0, 0, 1)]
     assert folders[0] == folders[1] != folders[2]
     examples = _examples(folders[0])
-    positives = {example.positive_id for example in examples}
+    positives = {example.positive for example in examples}
     for example in examples:
-        drawn = [negative.id for negative in example.mined]
-        assert len(set(drawn)) == 3 and set(drawn) <= positives - {example.positive_id} and not example.written
+        drawn = [negative.text for negative in example.mined]
+        assert len(set(drawn)) == 3 and set(drawn) <= positives - {example.positive} and not example.written
     assert [e.query for e in examples] == [e.query for e in _examples(release)]
     blank = [row for row in (_slotted_row("q", "p"), _slotted_row("q", "r"), _slotted_row("s", "t"))]
     assert [[n["id"] for n in drawn] for drawn in _random_negatives(blank, 3, 0)[:2]] == [["t"], ["t"]]
@@ -459,7 +459,7 @@ def test_command_lists_arms_and_refuses_before_it_trains(tmp_path: Path, monkeyp
     recipe = tmp_path / "r.toml"
     recipe.write_text('name = "x"\nrelease = "none-1.0.0"\n')
     done = CliRunner().invoke(cli, ["ablate", "ratio", str(recipe), "--data", "x", "--slots", "3"])
-    assert isinstance(done.exception, AppError) and "neither a release in" in str(done.exception)
+    assert isinstance(done.exception, AppError) and "no folder, and no release in" in str(done.exception)
     (tmp_path / "releases" / "none-1.0.0").mkdir(parents=True)
     listed = CliRunner().invoke(cli, ["ablate", "ratio", str(recipe), "--data", "x", "--slots", "3", "--dry-run"])
     assert listed.exit_code == 0 and "R = 2.5" in listed.stdout and "not trained" in listed.stdout

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from app.cli import cli
 from app.errors import AppError
 from app.evaluating.sets import opened_set
+from curation.errors import CurationError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -231,7 +232,7 @@ def test_unknown_folders_pictures_and_code_are_refused_before_anything_is_spent(
         _report(tmp_path, "minilm", "--data", str(tmp_path), "--plot", "a.pdf")
     _lines(tmp_path / "model" / "modules.json", [{}])
     _lines(tmp_path / "model" / "modeling_ata.py", ["raise SystemExit\n"])
-    with pytest.raises(AppError, match="not the one of this version"):
+    with pytest.raises(CurationError, match="not the one of this version"):
         _report(tmp_path, str(tmp_path / "model"), "--data", str(_beir(tmp_path / "beir")))
 
 

@@ -79,6 +79,7 @@ def test_no_training_takes_the_place_of_a_bundled_model(tmp_path: Path, monkeypa
     bundled = start_folder(recipe())
     for name in ("minilm", "own"):
         (tmp_path / "models" / name).mkdir(parents=True)
-        (tmp_path / "models" / name / "training.json").touch()
+        for file in ("training.json", "modules.json"):
+            (tmp_path / "models" / name / file).touch()
     assert start_folder(recipe()) == bundled  # one that an earlier version let in is passed over
     assert start_folder(recipe(model="own")) == tmp_path / "models" / "own"

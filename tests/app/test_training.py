@@ -31,5 +31,5 @@ def test_a_retired_release_is_refused_by_name(
     assert release_folder(pointed_at) == data / "releases" / "toy-1.0.0"
     (data / "store.db").unlink()
     assert release_folder(recipe).is_dir()
-    with pytest.raises(AppError, match="neither a release in"):
+    with pytest.raises(AppError, match="no folder, and no release in"):
         release_folder(TrainRecipe(name="toy", release="nothing"))

@@ -99,7 +99,7 @@ def test_every_step_and_batch_and_seed_draws_its_own_dropout(release: Path, tiny
     step = Step(0, 1, (batch, batch))
     losses: dict[str, list[float]] = {}
     for name, changes in {"one": {}, "other seed": {"seed": 1}}.items():
-        asked = recipe(dropout=0.4, learning_rate=1e-30, **changes)  # which moves nothing
+        asked = recipe(dropout=0.4, learning_rate=1e-9, **changes)  # which moves nothing
         run = started_training(asked, release, tiny_model, tmp_path / name)
         run.model.train()
         losses |= {f"{name}, step {number}": run.learner.take(number % 9, step)[0].losses for number in (0, 1, 9)}
@@ -157,7 +157,7 @@ def arrived(model: Any) -> dict[str, Any]:
         "bidirectional": getattr(inner.config, "is_causal", None) is False,
         "lora": adapters and (adapters.r, adapters.lora_alpha, adapters.lora_dropout),
         "dtype": base,
-        "gradient_checkpointing": inner.is_gradient_checkpointing,
+        "gradient_checkpointing": inner.is_activation_checkpointing,
         "prompts": {name: prompt for name, prompt in model.prompts.items() if prompt},
     }
 
