@@ -61,6 +61,7 @@ class Desk:
     def opened(cls, browser: Any, address: str, session_id: int) -> "Desk":
         page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
         page.add_init_script(WITNESS)
+        page.set_default_navigation_timeout(120_000)  # on a busy machine the first paint takes its time
         page.goto(f"{address}/review_decide?session={session_id}")
         page.get_by_role("button", name="Keep").wait_for(timeout=90_000)
         return cls(page)

@@ -17,7 +17,7 @@ from .conftest import toy_rows
 
 def _examples(*instructions: str) -> list[GradedExample]:
     return [
-        GradedExample(f"e{n}", f"query {n}", "", f"positive {n}", "", (), (), 0, 0, instruction=instruction)
+        GradedExample(f"e{n}", f"query {n}", f"positive {n}", (), (), 0, 0, instruction=instruction)
         for n, instruction in enumerate(instructions)
     ]
 

@@ -151,7 +151,7 @@ def test_again_it_changes_nothing_and_another_recipe_is_refused(
     stamp = (whole / "model.safetensors").stat().st_mtime_ns
     assert not train(FULL, release, tiny_model, output=whole).is_new
     assert (whole / "model.safetensors").stat().st_mtime_ns == stamp
-    with pytest.raises(TrainerError, match=r"differs in .*seed.*: give the recipe another name"):
+    with pytest.raises(TrainerError, match=r"differs in .*seed.*; give the recipe another name"):
         train(recipe(seed=1), release, tiny_model, output=whole)
     with pytest.raises(TrainerError, match="no model that Gradus trained"):
         train(recipe(), release, tiny_model, output=tmp_path)
