@@ -101,25 +101,16 @@ def run_ablation(
     weights = folder_digest(start)
     prompts = _recipe_prompts(recipe, release, instruction)
     require_instructions([(recipe.name, prompts)], [(one.data, one.has_instructions) for one in sets])
-    left_out: dict[str, str] = {}
-    trainings: dict[str, list[_Training]] = {}
-    for arm in (arm for arm in ablation.arms if arm.is_trained):
-        try:
-            planned = [_planned(arm, recipe, release, folder, seed, weights) for seed in seeds]
-            trainings[arm.name] = _require_other(planned, trainings)
-        except (AppError, TrainerError) as error:
-            if arm.name == ablation.reference:
-                raise
-            left_out[arm.name] = str(error)
-            tell(f"{arm.name} is left out: {error}")
+    trainings, left_out = _plan(ablation, recipe, release, folder, seeds, weights)
+    if not (start / "modules.json").is_file():
+        why = f"{recipe.model} is a plain transformer, which embeds no text before it is trained"
+        left_out |= {arm.name: why for arm in ablation.arms if not arm.is_trained}
+    for name, why in left_out.items():
+        tell(f"{name} is left out: {why}")
     runs: dict[str, list[Values]] = {}
     for arm in (arm for arm in ablation.arms if arm.name not in left_out):
         runs[arm.name] = []
         if not arm.is_trained:
-            if not (start / "modules.json").is_file():
-                left_out[arm.name] = f"{recipe.model} is a plain transformer, which embeds no text before it is trained"
-                tell(f"{arm.name} is left out: {left_out[arm.name]}")
-                continue
             tell(arm.name)
             runs[arm.name].append(_untrained(arm, start, weights, sets, folder, prompts, progress))
             continue
@@ -144,6 +135,23 @@ def run_ablation(
         for row in (row for one in report["sets"] for row in one["arms"] if row["arm"] in trainings):
             row["place"] = report["training"][row["arm"]]["ratio"]  # as it came out of what the release has
     return report
+
+
+def _plan(
+    ablation: Ablation, recipe: TrainRecipe, release: Path, folder: Path, seeds: Sequence[int], weights: str
+) -> tuple[dict[str, list[_Training]], dict[str, str]]:
+    """The trainings of each arm, one a seed; and why other arms are left out."""
+    trainings: dict[str, list[_Training]] = {}
+    left_out: dict[str, str] = {}
+    for arm in (arm for arm in ablation.arms if arm.is_trained):
+        try:
+            planned = [_planned(arm, recipe, release, folder, seed, weights) for seed in seeds]
+            trainings[arm.name] = _require_other(planned, trainings)
+        except (AppError, TrainerError) as error:
+            if arm.name == ablation.reference:
+                raise
+            left_out[arm.name] = str(error)
+    return trainings, left_out
 
 
 def _planned(arm: Arm, recipe: TrainRecipe, release: Path, folder: Path, seed: int, weights: str) -> _Training:

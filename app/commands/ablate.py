@@ -52,7 +52,6 @@ def ablate(
     """
     from app.ablation import run_ablation
     from app.ablation_arms import ablation_of
-    from app.ablation_chart import write_ablation_chart, write_course_chart
     from app.ablation_releases import finders, usual_slots
     from app.evaluating.chart import check_chart_file
     from app.evaluating.sets import opened_set
@@ -89,16 +88,22 @@ def ablate(
         )
     show_ablation(report)
     show_training(report)
-    picture = plot or folder / f"{kind}.png"
-    write_ablation_chart(picture, report)
-    course = picture.with_stem(f"{picture.stem}-course")
-    written = [picture, course] if write_course_chart(course, report) else [picture]
-    console.print(f"Wrote {escape(' and '.join(str(one) for one in written))}")
+    _draw(plot or folder / f"{kind}.png", report)
     if json is not None:
         write_json(json, report)
     for one in sets:
         if one.faults:
             raise AppError(f"{len(one.faults)} bad row(s) in {one.data} were left out; the first is {one.faults[0]}")
+
+
+def _draw(picture: Path, report: dict[str, Any]) -> None:
+    """What was measured, and beside it the course of the trainings where journals tell it."""
+    from app.ablation_chart import write_ablation_chart, write_course_chart
+
+    write_ablation_chart(picture, report)
+    course = picture.with_stem(f"{picture.stem}-course")
+    written = [picture, course] if write_course_chart(course, report) else [picture]
+    console.print(f"Wrote {escape(' and '.join(str(one) for one in written))}")
 
 
 def _say(line: str) -> None:

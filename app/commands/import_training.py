@@ -21,8 +21,8 @@ def training(
     """Import what trainings said: every step's figures, and margins as scores of a teacher `margin of MODEL`.
 
     `gradus train` does this by itself where the store is. Review queues by suspicion then say of a negative that it is
-    suspected to be false (training kept it above the positive), or too easy for its grade (far below it from the
-    start). Done again, nothing changes.
+    suspected to be false (training kept it above the positive), or too easy for its grade (far below it on the mean of
+    its steps). Done again, nothing changes.
     """
     from app.closed_loop import import_training
 

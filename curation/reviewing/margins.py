@@ -2,8 +2,8 @@
 
 Such a teacher's value is cosine(negative) - cosine(positive), the margin turned round, so that higher is nearer to the
 query as with every score; its positives have 0. A negative that stayed above the positive while it was trained on is
-suspected to be false; one that is written to be near and was far away from the start teaches nothing. The limits are a
-judgement, as all strengths of suspicion are.
+suspected to be false; one that is written to be near and was far away on the mean of its steps teaches nothing. The
+limits are a judgement, as all strengths of suspicion are.
 """
 
 from collections.abc import Iterable
