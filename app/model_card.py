@@ -9,6 +9,7 @@ import orjson
 
 from app.errors import AppError
 from db.digest import digest_of
+from trainer.prompting import INSTRUCTION
 
 if TYPE_CHECKING:
     from db.store import Store
@@ -27,20 +28,6 @@ class TrainedOn:
     tag: str | None = None
     commit: str | None = None
     endpoint: str | None = None
-
-
-def training_summary(model: Path) -> Mapping[str, Any]:
-    """What `gradus train` wrote beside the weights.
-
-    Raises:
-        AppError: It is no folder of a model that `gradus train` made.
-    """
-    try:
-        summary: Mapping[str, Any] = orjson.loads((model / "training.json").read_bytes())
-        _ = summary["recipe"]["name"], summary["release_digest"], summary["release"]
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise AppError(f"model {model}: no training.json of 'gradus train' there") from error
-    return summary
 
 
 def trained_on(summary: Mapping[str, Any], store: "Store | None", endpoint: str) -> TrainedOn:
@@ -133,7 +120,9 @@ def model_card(
         model_name=recipe["name"] if index else None,
         eval_results=index or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join([*_body(summary, source, results), *_use(repo, tag, has_code)])
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(
+        [*_body(summary, source, results), *_use(summary, repo, tag, has_code)]
+    )
 
 
 def _body(summary: Mapping[str, Any], source: TrainedOn, results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -162,16 +151,27 @@ def _body(summary: Mapping[str, Any], source: TrainedOn, results: Sequence[Mappi
     return lines
 
 
-def _use(repo: str, tag: str | None, has_code: bool) -> list[str]:
+def _use(summary: Mapping[str, Any], repo: str, tag: str | None, has_code: bool) -> list[str]:
     asked = [f'"{repo}"']
     if tag is not None:
         asked.append(f'revision="{tag}"')
     if has_code:
         asked.append("trust_remote_code=True")
+    # Of an instruction that all examples share, the saved model knows; of several it cannot.
+    query, instruction = summary["recipe"].get("query_prompt", ""), summary.get("instruction")
+    is_asked_for = INSTRUCTION in query and instruction is None
+    prompt = f", prompt={orjson.dumps(query).decode()}" if is_asked_for else ""
     lines = [
         "", "## Use", "", "```python", "from sentence_transformers import SentenceTransformer", "",
-        f"model = SentenceTransformer({', '.join(asked)})", "```", "",
+        f"model = SentenceTransformer({', '.join(asked)})",
+        f"queries = model.encode_query([...]{prompt})",
+        "documents = model.encode_document([...])", "```", "",
     ]  # fmt: skip
+    if is_asked_for:
+        lines += [
+            f"`{INSTRUCTION}` in the prompt stands for the instruction of the task: put it there. Those that it was "
+            "trained with are in the column `instruction` of the release.", "",
+        ]  # fmt: skip
     if has_code:
         lines += ["ATA pooling is in `modeling_ata.py`, which is why the code has to be trusted; read it first.", ""]
     return [

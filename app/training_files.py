@@ -30,6 +30,9 @@ class _Recipe(BaseModel):
 
     name: _Name
     model: str
+    schedule: str
+    pooling: str
+    seed: int
 
 
 class _Summary(BaseModel):
@@ -40,6 +43,7 @@ class _Summary(BaseModel):
     recipe: _Recipe
     release: _Name
     release_digest: _Digest
+    num_examples: _Count
     num_steps: _Count
     machine: str | None = None
     started_at: AwareDatetime | None = None
@@ -95,6 +99,15 @@ def read_training(model: Path) -> "NewTraining":
             "the folder again"
         )
     return NewTraining(raw, summary.machine, summary.started_at, summary.finished_at, steps)
+
+
+def training_summary(model: Path) -> Mapping[str, Any]:
+    """What `gradus train` wrote beside the weights, as it stands in training.json.
+
+    Raises:
+        AppError: It is no folder of a model that `gradus train` made.
+    """
+    return _summary(model)[1]
 
 
 def _summary(model: Path) -> tuple[_Summary, Mapping[str, Any]]:

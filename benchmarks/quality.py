@@ -41,8 +41,9 @@ SLOTS = 2
 
 def arms() -> dict[str, Any]:
     """Arms by name, but for `ata`, which depends on what the others came to."""
-    from app.ablation import BASE, Arm
-    from app.ablation_releases import Slotting
+    from app.ablating.ablation import BASE
+    from app.ablating.planning import Arm
+    from app.ablating.slotting import Slotting
 
     mixed = {"schedule": "mixture"}
     free, edits = ("synthetic",), ("edited",)
@@ -114,7 +115,8 @@ def base_recipe(options: argparse.Namespace) -> Any:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train and measure what is missing; the report of all arms that were asked for."""
-    from app.ablation import Ablation, Arm, run_ablation
+    from app.ablating.ablation import Ablation, run_ablation
+    from app.ablating.planning import Arm
     from app.evaluating.retrieval import beir_set
 
     options.output.mkdir(parents=True, exist_ok=True)

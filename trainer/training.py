@@ -23,7 +23,7 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.admission import admitted
-from trainer.backbones import load_model, longest_text, weights_digest
+from trainer.backbones import load_model, longest_text, save_model, weights_digest
 from trainer.checkpoints import Checkpoints, held
 from trainer.curriculum import Step, describe_plan, plan_steps
 from trainer.errors import TrainerError
@@ -60,6 +60,7 @@ def train(
     model_folder: Path,
     *,
     output: Path,
+    keep_after: Sequence[int] = (),
     progress: Progress = lambda done, total: None,
     tell: Callable[[str], None] = lambda note: None,
 ) -> TrainResult:
@@ -70,7 +71,9 @@ def train(
     Args:
         release_folder: The release to train on.
         model_folder: The model to start from.
-        tell: Hears, before the first step, what the recipe will not do on this release, a line each.
+        keep_after: Numbers of steps after which the model is kept too, as the folder steps/NUMBER of `output`.
+        tell: Hears, before the first step, what the recipe will not do on this release, and that what another training
+            of this name had begun is cleared; a line each.
 
     Raises:
         TrainerError: The release is not readable or lacks what the recipe asks for, the model does not take what the
@@ -96,8 +99,8 @@ def train(
             if processes.is_main and output.exists():
                 raise TrainerError(f"{output} was just made by another call: run the same command again")
             start = time.monotonic()
-            run = _Training(recipe, release, steps, model_folder, folder, processes, _identity(summary))
-            run.train(progress)
+            run = _Training(recipe, release, steps, model_folder, folder, processes, _identity(summary), tell)
+            run.train(progress, keep_after)
             if processes.is_main:
                 summary |= {
                     "release": release.name,
@@ -110,6 +113,8 @@ def train(
                     **run.summary(),
                 }
                 write_model(run.model, run.journal, summary, folder / "model")
+                for number in keep_after:
+                    shutil.copytree(run.kept(number), folder / "model" / "steps" / str(number))
                 folder.joinpath("model").rename(output)
                 shutil.rmtree(folder)
         processes.wait()
@@ -172,13 +177,18 @@ class _Training:
         folder: Path,
         processes: Processes,
         identity: str,
+        tell: Callable[[str], None],
     ) -> None:
         self.recipe, self.steps, self.folder, self.processes = recipe, steps, folder, processes
         self.texts = Texts(release.examples, recipe)
         self.journal = Journal(folder)
         self.checkpoints = Checkpoints(folder, identity)
         if processes.is_main and self.checkpoints.is_of_another():
-            self.checkpoints.clear()  # leftovers of another recipe, release or base model: start anew
+            tell(
+                f"{recipe.name!r} was begun with another recipe, release, base model or version of Gradus, and was not "
+                "finished: that is cleared, and the training starts anew"
+            )
+            self.checkpoints.clear()
         processes.wait()
         self.model = load_for_training(recipe, model_folder, processes.device, release.examples)
         tokens = folder / "tokens.arrow"
@@ -205,7 +215,11 @@ class _Training:
             write_tokens(path, self.texts, tokenizer, self.recipe, identity)
         self.processes.wait()
 
-    def train(self, progress: Progress) -> None:
+    def kept(self, number: int) -> Path:
+        """Where the model after this many steps is kept."""
+        return self.folder / "steps" / str(number)
+
+    def train(self, progress: Progress, keep_after: Sequence[int]) -> None:
         """Every step of the plan that the checkpoint has not seen."""
         self.model.train()
         done, mark = self.checkpoints.load(self.model, self.learner.optimizer) or (0, None)
@@ -216,7 +230,7 @@ class _Training:
             self.learner.rehearse(self.steps)
         for number in range(done, len(self.steps)):
             progress(number, len(self.steps))
-            self._step(number)
+            self._step(number, is_kept=number + 1 in keep_after)
         progress(len(self.steps), len(self.steps))
         if self.processes.is_main:
             self.journal.mark(len(self.steps))
@@ -235,11 +249,14 @@ class _Training:
             "ranks": by_rank(metrics),
         }
 
-    def _step(self, number: int) -> None:
+    def _step(self, number: int, *, is_kept: bool) -> None:
         report, norm, rate = self.learner.take(number, self.steps[number])
         if not self.processes.is_main:
             return
         self.journal.note(report.summary(gradient_norm=norm, learning_rate=rate), report.margin_columns())
+        if is_kept:  # before the checkpoint: what goes on from there finds it whole
+            shutil.rmtree(self.kept(number + 1), ignore_errors=True)
+            save_model(self.model, self.kept(number + 1))
         if (number + 1) % self.recipe.checkpoint_every == 0:
             mark = self.journal.mark(number + 1)
             self.checkpoints.save(number + 1, self.model, self.learner.optimizer, mark)

@@ -46,13 +46,14 @@ def ablate(
 
     Intervals are over queries; seeds are averaged, and nothing corrects for the number of arms.
 
-    One figure shows what was measured, the other the course of the trainings: loss, margin and gradient by step.
+    One figure shows what was measured, the other the course of the trainings: loss, margin and gradient by step. Arms
+    of `curriculum` are measured after each block of the schedule too.
 
     Cut off, run it again: a run that was measured is not trained again, one that was in training goes on.
     """
-    from app.ablation import run_ablation
-    from app.ablation_arms import ablation_of
-    from app.ablation_releases import finders, usual_slots
+    from app.ablating.ablation import run_ablation
+    from app.ablating.arms import ablation_of
+    from app.ablating.slotting import finders, usual_slots
     from app.evaluating.chart import check_chart_file
     from app.evaluating.sets import opened_set
     from app.recipes import load_recipe
@@ -98,7 +99,7 @@ def ablate(
 
 def _draw(picture: Path, report: dict[str, Any]) -> None:
     """What was measured, and beside it the course of the trainings where journals tell it."""
-    from app.ablation_chart import write_ablation_chart, write_course_chart
+    from app.ablating.chart import write_ablation_chart, write_course_chart
 
     write_ablation_chart(picture, report)
     course = picture.with_stem(f"{picture.stem}-course")

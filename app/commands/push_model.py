@@ -36,10 +36,11 @@ def push_model(
     and the results given. Results of other weights are refused, and so is a tag that names other files. Cut off, run
     it again: it goes on from what is there.
     """
-    from app.model_card import model_card, results_of, trained_on, training_summary
+    from app.model_card import model_card, results_of, trained_on
     from app.model_publishing import model_files
     from app.model_publishing import push_model as push
     from app.publishing import hub_repository
+    from app.training_files import training_summary
 
     summary = training_summary(model)
     measured = results_of(model, results or [])

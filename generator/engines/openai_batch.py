@@ -31,6 +31,7 @@ ENGINE = "openai_batch"
 # Longer than any upload or download takes with its retries; on its own machine a dead holder is known at once.
 _HOLD = timedelta(hours=1)
 _METADATA = "gradus_batch"
+_OPEN = ("submitting", "submitted")
 # A status that we do not know may still be running: only these are the end.
 _ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
 
@@ -43,11 +44,12 @@ def run(desk: Desk, engine: OpenAiBatchEngine, key: str | None, on_bad_line: Cal
     """
     with _translated(desk, engine), openai.OpenAI(base_url=engine.base_url, api_key=key or "none") as client:
         while not desk.stopping.is_set():
-            waiting = _collect_all(desk, client, on_bad_line) + _submit_all(desk, engine, client)
-            if waiting:
+            _collect_all(desk, client, on_bad_line)
+            _submit_all(desk, engine, client)
+            if waiting := _num_open(desk):
                 desk.progress.waiting_for = f"{waiting} batch(es) at the vendor"
                 _wait(desk, engine.poll_s)
-            elif not desk.refill():
+            elif not desk.refill() and not _num_open(desk):
                 return
 
 
@@ -69,14 +71,21 @@ def _translated(desk: Desk, engine: OpenAiBatchEngine) -> Iterator[None]:
         raise EngineStopped(f"{engine.base_url} answers {error.status_code}: {told}") from None
 
 
-def _submit_all(desk: Desk, engine: OpenAiBatchEngine, client: openai.OpenAI) -> int:
-    """Finish uploads that a dead process began, then hand in what is new. Returns how many batches that makes."""
-    num = 0
+def _num_open(desk: Desk) -> int:
+    """Batches of the run that are not settled, whoever has them. Counted at once: what another process hands in or
+    collects meanwhile may have been missed by looking for one state after the other."""
+    with desk.store.read() as session:
+        is_open = VendorBatch.state.in_(_OPEN)
+        num = session.scalar(select(func.count()).where(VendorBatch.run_id == desk.run_id, is_open))
+    return int(num or 0)
+
+
+def _submit_all(desk: Desk, engine: OpenAiBatchEngine, client: openai.OpenAI) -> None:
+    """Finish uploads that a dead process began, then hand in what is new."""
     for batch in _batches(desk, "submitting"):
         with _held(desk, batch) as is_mine:
             if is_mine:
                 _update(desk, batch, state="submitted", external_id=_found_or_uploaded(desk, client, batch))
-        num += 1
     _count_in_flight(desk)
     while items := desk.take(engine.max_requests):
         kept = _within(items, engine.max_bytes)
@@ -86,8 +95,6 @@ def _submit_all(desk: Desk, engine: OpenAiBatchEngine, client: openai.OpenAI) ->
         batch = _register(desk, kept)
         with _held(desk, batch):
             _update(desk, batch, state="submitted", external_id=_upload(desk, client, batch))
-        num += 1
-    return num
 
 
 @contextmanager
@@ -133,10 +140,10 @@ def _register(desk: Desk, items: list[Wanted]) -> VendorBatch:
 
 def _count_in_flight(desk: Desk) -> None:
     """What waits at the vendor, whoever handed it in: a pilot and a budget count it as not yet settled."""
-    open_batches = VendorBatch.state.in_(("submitting", "submitted"))
     with desk.store.read() as session:
+        is_open = VendorBatch.state.in_(_OPEN)
         num = session.scalar(
-            select(func.sum(VendorBatch.num_requests)).where(VendorBatch.run_id == desk.run_id, open_batches)
+            select(func.sum(VendorBatch.num_requests)).where(VendorBatch.run_id == desk.run_id, is_open)
         )
     desk.progress.num_in_flight = int(num or 0)
 
@@ -177,23 +184,19 @@ def _upload(desk: Desk, client: openai.OpenAI, batch: VendorBatch) -> str:
     return created.id
 
 
-def _collect_all(desk: Desk, client: openai.OpenAI, on_bad_line: Callable[[BadLine], None]) -> int:
-    """Settle every batch that has ended. Returns how many still run, or are being collected by another process."""
-    num_running = 0
+def _collect_all(desk: Desk, client: openai.OpenAI, on_bad_line: Callable[[BadLine], None]) -> None:
+    """Settle every batch that has ended and that no other process collects."""
     for batch in _batches(desk, "submitted"):
         found = client.batches.retrieve(str(batch.external_id))
         if found.status not in _ENDED:
-            num_running += 1
             continue
         with _held(desk, batch) as is_mine:
             if not is_mine:
-                num_running += 1
                 continue
             for file_id in (found.output_file_id, found.error_file_id):
                 if file_id:
                     _ingest(desk, client, file_id, on_bad_line)
             _end(desk, batch, found)
-    return num_running
 
 
 def _ingest(desk: Desk, client: openai.OpenAI, file_id: str, on_bad_line: Callable[[BadLine], None]) -> None:

@@ -1,9 +1,8 @@
-"""`gradus ablate`: arms differ by one thing, slots are what the arm says, and what was measured is not run again."""
+"""`gradus ablate`: every arm is measured once and compared with the others, and models along the way are too."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from app.ablation import BASE, Ablation, Arm, arm_recipe, report_of_runs, run_ablation
-from app.ablation_arms import ablation_of
-from app.ablation_chart import write_ablation_chart, write_course_chart
-from app.ablation_course import course_of, smoothed
-from app.ablation_releases import Finder, Slotting, _random_negatives, _slotted, finders, slotted_release, usual_slots
+from app.ablating.ablation import BASE, Ablation, report_of_runs, run_ablation
+from app.ablating.arms import ablation_of
+from app.ablating.chart import write_ablation_chart, write_course_chart
+from app.ablating.planning import Arm
+from app.ablating.slotting import Slotting
 from app.cli import cli
 from app.errors import AppError
 from app.evaluating.measuring import EvaluatedModel, EvaluationSet, Progress, Values
@@ -25,13 +24,10 @@ from app.evaluating.order import order_set
 from app.evaluating.prompting import Prompts
 from app.evaluating.retrieval import beir_set
 from curation.embeddings import model_folder
-from db.digest import digest_of
 from trainer.recipe import TrainRecipe
-from trainer.release import GradedExample, read_release
 from trainer.similarity import spearman
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-KINDS = ("curriculum", "pooling", "mixing", "ratio", "temperature", "negatives")
 
 
 @pytest.fixture
@@ -41,166 +37,6 @@ def release(toy_releases: Path) -> Path:
 
 def _recipe(**more: object) -> TrainRecipe:
     return TrainRecipe(name="base", release="toy-1.0.0", max_steps=4, batch_size=2, max_length=8, device="cpu", **more)
-
-
-def _examples(folder: Path) -> Sequence[GradedExample]:
-    return read_release(folder, "train").examples
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_arm_is_a_valid_recipe_of_its_own(kind: str) -> None:
-    ablation = ablation_of(kind, _recipe(), 3)
-    trained = [arm for arm in ablation.arms if arm.is_trained]
-    recipes = {arm_recipe(arm, _recipe(), 1).model_dump_json() + str(arm.slotting) for arm in trained}
-    assert len(recipes) == len(trained) >= 4
-    assert ablation.arms[0].name == BASE and ablation.reference == trained[0].name
-    assert all(arm_recipe(arm, _recipe(), 5).seed == 5 for arm in trained)
-
-
-def test_slots_are_what_the_mix_says(release: Path, tmp_path: Path) -> None:
-    def slots(mix: str, ratio: float = 1.0) -> list[tuple[int, int]]:
-        folder = slotted_release(release, Slotting(mix, 2, ratio), tmp_path, 0)
-        return [(e.num_written_slots, e.num_mined_slots) for e in _examples(folder)]
-
-    assert set(slots("synthetic")) == {(2, 0)}
-    # The toy release has no mined negatives: written ones fill in.
-    assert set(slots("hybrid")) == set(slots("direct")) == {(2, 0)}
-    with pytest.raises(AppError, match="has a negative for the mix 'synthetic'"):
-        slotted_release(release, Slotting("synthetic", 2, origins=("edited",)), tmp_path, 0)
-
-
-def test_slots_of_uneven_supplies_by_hand() -> None:
-    supplies = ["sse", "mm", "smmm", "", "emm"]  # synthetic, edited, mined
-    origins = {"s": "synthetic", "e": "edited", "m": "mined"}
-    rows = [
-        {"example_id": f"{n}", "negatives": [{"origin": origins[kind]} for kind in kinds]}
-        for n, kinds in enumerate(supplies)
-    ]
-
-    def slots(*arguments: Any) -> list[tuple[int, int]]:
-        made = _slotted(rows, Slotting(*arguments), 0, {})
-        return [(row["num_synthetic_slots"], row["num_mined_slots"]) for row in made]
-
-    assert slots("synthetic", 2) == [(2, 0), (0, 0), (1, 0), (0, 0), (1, 0)]
-    assert slots("mined", 2) == [(0, 0), (0, 2), (0, 2), (0, 0), (0, 2)]
-    assert slots("hybrid", 2, 1.0) == [(2, 0), (0, 2), (1, 1), (0, 0), (1, 1)]
-    assert slots("hybrid", 2, 1.0, ("edited",)) == [(1, 0), (0, 2), (0, 2), (0, 0), (1, 1)]
-    assert all(pair in {(2, 0), (1, 1), (0, 2), (1, 0), (0, 0)} for pair in slots("direct", 2))
-
-
-def _slotted_row(query: str, positive: str) -> dict[str, Any]:
-    return {"example_id": query + positive, "query_id": query, "positive_id": positive, "positive": positive.upper()}
-
-
-def test_random_negatives_are_other_queries_positives(release: Path, tmp_path: Path) -> None:
-    folders = [slotted_release(release, Slotting("random", 3), tmp_path, seed) for seed in (0, 0, 1)]
-    assert folders[0] == folders[1] != folders[2]
-    examples = _examples(folders[0])
-    positives = {example.positive for example in examples}
-    for example in examples:
-        drawn = [negative.text for negative in example.mined]
-        assert len(set(drawn)) == 3 and set(drawn) <= positives - {example.positive} and not example.written
-    assert [e.query for e in examples] == [e.query for e in _examples(release)]
-    blank = [row for row in (_slotted_row("q", "p"), _slotted_row("q", "r"), _slotted_row("s", "t"))]
-    assert [[n["id"] for n in drawn] for drawn in _random_negatives(blank, 3, 0)[:2]] == [["t"], ["t"]]
-    assert sorted(n["id"] for n in _random_negatives(blank, 3, 0)[2]) == ["p", "r"]
-    assert {e.mined[0].id for e in examples} != {e.mined[0].id for e in _examples(folders[2])} or len(examples) < 4
-
-
-@pytest.fixture
-def mined_release(tmp_path: Path) -> Path:
-    """Queries with five mined negatives: BM25 found the first three, a dense teacher 1 to 4 from the other end."""
-    from curation.release.recipe import Mix, ReleaseRecipe, Split
-    from curation.release.release import create_release
-    from db.examples import NewCandidate, NewSourcing, put_candidates, put_examples, put_sourcings
-    from db.insert import insert_missing
-    from db.runs import start_run
-    from db.store import Store
-    from db.tables.examples import Score
-    from db.teachers import put_teacher
-    from db.texts import put_passages, put_queries
-
-    store = Store.open(f"sqlite:///{tmp_path / 'mined.db'}")
-    with store.write() as session:
-        run = start_run(session, "mine", "both", {}, 0)
-        bm25, dense = (put_teacher(session, name=name, version="1", kind="k") for name in ("bm25", "dense"))
-        for number in range(4):
-            (query,) = put_queries(session, [f"query {number}"])
-            positive, *negatives = put_passages(session, [f"answer {number}", *(f"n{i} {number}" for i in range(5))])
-            (example,) = put_examples(session, [(query, positive)], origin="corpus")
-            rows = [NewCandidate(example, passage, "negative", "mined", run.id) for passage in negatives]
-            known = put_candidates(session, [NewCandidate(example, positive, "positive", "corpus", run.id), *rows])
-            ids = [known[example, passage] for passage in negatives]
-            found = [NewSourcing(ids[i], run.id, None, bm25, i + 1, 9.0 - i) for i in range(3)]
-            found += [NewSourcing(ids[4 - i], run.id, None, dense, i + 1, 0.9 - i / 10) for i in range(1 + number)]
-            put_sourcings(session, found)
-            scored = {"teacher_id": dense, "query_id": query, "num_tokens": 3}
-            pairs = ((positive, 0.9), (negatives[0], 0.5))
-            insert_missing(session, Score, [{**scored, "passage_id": key, "value": value} for key, value in pairs])
-    recipe = ReleaseRecipe(teacher="dense", mix=Mix(kind="mined", slots=2), split=Split(dev_share=0))
-    create_release(store, recipe, "mined-1.0.0", folder=tmp_path / "releases")
-    store.close()
-    return tmp_path / "releases" / "mined-1.0.0"
-
-
-def test_mined_negatives_by_who_found_them(mined_release: Path, tmp_path: Path) -> None:
-    both = finders(mined_release, "train")
-    assert both == [Finder("bm25", "both"), Finder("dense", "both")]
-    names = [arm.name for arm in ablation_of("negatives", _recipe(), 2, both).arms]
-    assert {"mined", "mined, found by bm25", "mined, found by dense"} <= set(names)
-    assert not any("found by" in arm.name for arm in ablation_of("negatives", _recipe(), 2, both[:1]).arms)
-    found = {}
-    for finder in both:
-        slotting = Slotting("mined", 3, finder=finder)
-        folder = slotted_release(mined_release, slotting, tmp_path, 0)
-        assert folder == slotted_release(mined_release, slotting, tmp_path, 1)
-        for one in _examples(folder):
-            texts = [negative.text.split()[0] for negative in one.mined]
-            found[finder.teacher, int(one.query.split()[1])] = (texts, one.num_mined_slots)
-    for number in range(4):
-        assert found["bm25", number] == (["n0", "n1", "n2"], 3)
-        assert found["dense", number] == (["n4", "n3", "n2", "n1"][: number + 1], min(number + 1, 3))
-    with pytest.raises(AppError, match="what splade found in run 'x'"):
-        slotted_release(mined_release, Slotting("mined", 3, finder=Finder("splade", "x")), tmp_path, 0)
-
-
-def test_two_runs_of_one_teacher_are_two_arms() -> None:
-    several = [Finder("bm25", "a"), Finder("bm25", "b"), Finder("dense", "b")]
-    names = [arm.name for arm in ablation_of("negatives", _recipe(), 2, several).arms if "found" in arm.name]
-    assert names == ["mined, found by bm25 in a", "mined, found by bm25 in b", "mined, found by dense"]
-
-
-def test_provenance_that_is_not_the_manifests_is_refused(mined_release: Path) -> None:
-    (path,) = (mined_release / "provenance").iterdir()
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(AppError, match="not there as its manifest says"):
-        finders(mined_release, "train")
-
-
-def test_a_field_that_came_later_leaves_the_digests_of_old_copies(release: Path, tmp_path: Path) -> None:
-    made = slotted_release(release, Slotting("synthetic", 2), tmp_path, 0)
-    of = json.loads((release / "manifest.json").read_bytes())["digest"]
-    slotting = {"mix": "synthetic", "slots": 2, "ratio": 0.7, "origins": ["synthetic", "edited"]}
-    assert made.name == f"synthetic-{digest_of({'of': of, 'slotting': slotting, 'draws': None})[:12]}"
-
-
-def test_ratios_that_rows_cannot_meet_are_left_out_and_told() -> None:
-    def ratios(slots: int) -> list[float | None]:
-        return [arm.place for arm in ablation_of("ratio", _recipe(), slots).arms[1:]]
-
-    assert ratios(2) == [1.0, 1.5, 2.0, 2.5]
-    assert ratios(3) == [0.7, 0.5, 1.0, 1.5, 2.0, 2.5]
-    assert ratios(6) == [0.7, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5]
-    assert "R is 0.5 or more" in ablation_of("ratio", _recipe(), 3).notes[0]
-    assert not ablation_of("ratio", _recipe(), 6).notes
-    with pytest.raises(AppError, match="no room for both kinds"):
-        ablation_of("ratio", _recipe(), 1)
-
-
-def test_usual_slots_is_the_most_frequent_sum(release: Path) -> None:
-    sums = [e.num_written_slots + e.num_mined_slots for e in _examples(release)]
-    assert usual_slots(release, "train") == max(set(sums), key=sums.count) == 2
 
 
 def _set() -> EvaluationSet:
@@ -217,10 +53,10 @@ def test_differences_are_paired_by_unit_and_average_the_statistic_over_seeds(tmp
         "two": [[0.5, 0.5, 1.0], [0.5, 1.0, 1.0]],
     }
     ablation = Ablation("toy", (Arm(BASE, is_trained=False), Arm("one"), Arm("two"), Arm("not run")), "one")
-    runs = {name: [{"0/ndcg@10": np.array(column)} for column in columns] for name, columns in values.items()}
+    runs = {name: [{4: {"0/ndcg@10": np.array(column)}} for column in columns] for name, columns in values.items()}
     report = report_of_runs(ablation, [_set()], runs, {})
     base, one, two = report["sets"][0]["arms"]
-    assert base["by_seed"] == [0.5] and set(base) == {"arm", "place", "by_seed", "mean"}
+    assert base["by_seed"] == [0.5] and set(base) == {"arm", "place", "by_seed", "mean", "by_step"}
     assert one["mean"] == pytest.approx((2 / 3 + 2.5 / 3) / 2)
     assert one[f"against {BASE}"]["difference"] == pytest.approx((0.5 + 0.25 + 0) / 3)
     assert two["against one"] == {"difference": 0, "interval_95": [0, 0]} and "against one" not in one
@@ -229,7 +65,7 @@ def test_differences_are_paired_by_unit_and_average_the_statistic_over_seeds(tmp
     told = EvaluationSet(
         "similarity", "d", "dev", "pairs", 3, ("spearman",), "0" * 64, _set().measure, {"spearman": spearman(gold)}
     )
-    similar = {BASE: [{"0/spearman": gold}], "one": [{"0/spearman": np.array(column)} for column in cosines]}
+    similar = {BASE: [{0: {"0/spearman": gold}}], "one": [{4: {"0/spearman": np.array(c)}} for c in cosines]}
     _, arm = report_of_runs(ablation, [told], similar, {})["sets"][0]["arms"]
     assert arm["by_seed"] == pytest.approx([0.5, 0.5, -0.5])
     assert arm[f"against {BASE}"]["difference"] == pytest.approx(0.5 / 3 - 1)
@@ -324,21 +160,10 @@ def test_arms_with_the_same_rows_are_one_point(release: Path, tmp_path: Path) ->
     write_ablation_chart(tmp_path / "ratio.png", report)
 
 
-def test_arms_of_one_rank_are_compared_with_as_many_mined_negatives() -> None:
-    ablation = ablation_of("negatives", _recipe(), 3)
-    slots = {arm.name: arm.slotting.slots for arm in ablation.arms if arm.slotting is not None}
-    assert slots.pop("mined, one a row") == 1 and set(slots.values()) == {3}
-    alone = [arm for arm in ablation.arms if arm.name.endswith("alone")]
-    assert len(alone) == 4 and {arm.twin for arm in alone} == {"mined, one a row"}
-    assert all(arm.changes["negatives"] == {"written": 1, "mined": 0} for arm in alone)
-    assert "none in 'in-batch', and one in 'N1 alone'" in ablation.notes[0]
-    assert {arm.twin for arm in ablation_of("negatives", _recipe(), 1).arms} == {None, "mined"}
-
-
 def test_an_arm_is_compared_with_its_twin_too() -> None:
     values = {"one": [0.0, 0.5, 1.0], "two": [0.5, 0.5, 0.5], "three": [1.0, 1.0, 0.5]}
     ablation = Ablation("toy", (Arm("one"), Arm("two"), Arm("three", twin="two")), "one")
-    runs = {name: [{"0/ndcg@10": np.array(column)}] for name, column in values.items()}
+    runs = {name: [{4: {"0/ndcg@10": np.array(column)}}] for name, column in values.items()}
     *_, row = report_of_runs(ablation, [_set()], runs, {})["sets"][0]["arms"]
     assert row["against two"]["difference"] == pytest.approx(1 / 3) == row["against one"]["difference"]
 
@@ -367,44 +192,37 @@ def test_what_was_measured_is_not_run_again(release: Path, tmp_path: Path) -> No
     assert report(1) == first and told and one.read_bytes() == kept
 
 
-def _journal(folder: Path, rows: list[tuple[float, float, dict[str, tuple[int, float]]]]) -> Path:
-    """Steps as (loss, gradient norm, negatives and margin of each rank), two to a block."""
-    lines = []
-    for number, (loss, norm, ranks) in enumerate(rows):
-        told = {rank: {"negatives": num, "margin": margin} for rank, (num, margin) in ranks.items()}
-        lines.append({"step": number, "block": 1 + number // 2, "loss": loss, "gradient_norm": norm, "ranks": told})
-    folder.mkdir()
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+@pytest.mark.slow
+def test_by_block_models_on_the_way_are_measured_and_the_end_is_not_measured_twice(
+    release: Path, tmp_path: Path
+) -> None:
+    arms = (Arm(BASE, is_trained=False), Arm("up", {"schedule": "easy_to_hard"}), Arm("down", {"schedule": "reverse"}))
+    recipe = _recipe(learning_rate=1e-2)
+    seen: list[str] = []
 
+    def measure(model: EvaluatedModel, progress: Progress) -> Values:
+        seen.append(Path(model.given).name)
+        return {"shift": np.array([model.encoder.encode(["the otter"])[0][0, 0]], np.float64)}
 
-def test_course_is_the_mean_of_the_seeds_step_by_step(tmp_path: Path) -> None:
-    one = [(1.0, 9.0, {"4": (3, 0.2), "mined": (1, 0.6)}), (0.5, 2.0, {}), (0.2, 4.0, {"1": (2, 0.1)})]
-    other = [(2.0, 7.0, {"4": (1, 0.5)}), (0.5, 1.0, {}), (0.4, 1.0, {})]
-    journals = [_journal(tmp_path / "0", one), _journal(tmp_path / "1", other)]
-    told = course_of(journals, warmup=1 / 3)
-    assert told["course"] == {
-        "step": [0, 1, 2],
-        "block": [1, 1, 2],
-        "loss": pytest.approx([1.5, 0.5, 0.3]),
-        "margin": [pytest.approx((0.3 + 0.5) / 2), None, pytest.approx(0.1)],
-        "gradient_norm": pytest.approx([8.0, 1.5, 2.5]),
-    }
-    assert told["gradient_variance"] == pytest.approx((np.var([2.0, 4.0]) + np.var([1.0, 1.0])) / 2)
-    assert course_of([*journals, tmp_path / "none"]) == {"course": None, "gradient_variance": None}
-    report = {"ablation": "toy $x$", "training": {"a": told, "b": {"course": None}}}
-    assert write_course_chart(tmp_path / "course.png", report)
-    assert (tmp_path / "course.png").stat().st_size > 1_000
-    assert not write_course_chart(tmp_path / "none.png", {"ablation": "toy", "training": {"b": {"course": None}}})
+    sets = [EvaluationSet("retrieval", "d", "dev", "queries", 1, ("shift",), "0" * 64, measure)]
 
+    def report(*, by_block: bool) -> dict[str, Any]:
+        seen.clear()
+        ablation = Ablation("toy", arms, "up", by_block=by_block)
+        return run_ablation(ablation, recipe, release, sets, tmp_path, seeds=[0, 1])
 
-@pytest.mark.parametrize("window", [1, 2, 3, 5, 20])
-def test_smoothing_is_the_mean_of_what_is_there(window: int) -> None:
-    values = np.array([1.0, np.nan, -2.0, 5.0, np.nan, np.nan, np.nan, 4.0])
-    half = window // 2
-    around = [values[max(0, place - half) : place + half + 1] for place in range(len(values))]
-    expected = [np.mean(part[~np.isnan(part)]) if (~np.isnan(part)).any() else np.nan for part in around]
-    np.testing.assert_allclose(smoothed(values, window), expected)
+    ends = report(by_block=False)
+    told = report(by_block=True)
+    assert seen == ["1", "2", "3"] * 4  # four steps, a block each: the ends are known
+    assert report(by_block=True) == told and not seen
+    assert write_course_chart(tmp_path / "course.png", told) and (tmp_path / "course.png").stat().st_size > 1_000
+    base, *rows = told["sets"][0]["arms"]
+    assert base["by_step"] == {"step": [0], "mean": [base["mean"]]}
+    for row, end in zip(rows, ends["sets"][0]["arms"][1:], strict=True):
+        way = row.pop("by_step")
+        assert end.pop("by_step") == {"step": [4], "mean": [row["mean"]]} and row == end
+        assert way["step"] == [1, 2, 3, 4] and way["mean"][-1] == row["mean"] and len(set(way["mean"])) == 4
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 @pytest.mark.slow

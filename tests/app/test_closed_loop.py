@@ -75,7 +75,8 @@ def _elsewhere(folder: Path) -> Iterator[Store]:
 
 def _summary(num_steps: int, name: str = "small", seed: int = 0) -> dict[str, Any]:
     return {
-        "recipe": {"name": name, "model": "minilm", "seed": seed}, "release": "toy-1.0.0", "release_digest": "d" * 64,
+        "recipe": {"name": name, "model": "minilm", "schedule": "easy_to_hard", "pooling": "log1p", "seed": seed},
+        "release": "toy-1.0.0", "release_digest": "d" * 64, "num_examples": 2,
         "num_steps": num_steps, "machine": "a toy", "started_at": "2026-01-02T03:04:05+01:00", "blocks": [],
     }  # fmt: skip
 

@@ -11,8 +11,9 @@ from huggingface_hub import ModelCard
 from sqlalchemy import select
 
 from app.errors import AppError
-from app.model_card import TrainedOn, model_card, results_of, trained_on, training_summary
+from app.model_card import TrainedOn, model_card, results_of, trained_on
 from app.model_publishing import model_files, push_model
+from app.training_files import training_summary
 from curation.embeddings import model_folder
 from curation.publishing.changes import RemoteFile
 from db.publications import record_publication
@@ -77,6 +78,23 @@ def test_card_names_release_publication_recipe_and_results(tmp_path: Path, model
     plain = model_card(SUMMARY, TrainedOn("toy-1.0.0", "d" * 64), [], repo="me/small", has_code=False)
     assert 'SentenceTransformer("me/small")' in plain and "modeling_ata" not in plain
     assert "not published from the store" in unpublished and ModelCard(unpublished).data.datasets is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "instruction", "expected"),
+    [
+        ("", None, "model.encode_query([...])"),
+        ("q: ", None, "model.encode_query([...])"),
+        ("Instruct: {instruction}\nQuery: ", "find", "model.encode_query([...])"),
+        ("Instruct: {instruction}\nQuery: ", None,
+         'model.encode_query([...], prompt="Instruct: {instruction}\\nQuery: ")'),
+    ],
+)  # fmt: skip
+def test_card_says_what_queries_are_asked_with(prompt: str, instruction: str | None, expected: str) -> None:
+    summary = {**SUMMARY, "recipe": {**SUMMARY["recipe"], "query_prompt": prompt}, "instruction": instruction}
+    card = model_card(summary, TrainedOn("toy-1.0.0", "d" * 64), [], repo="me/small")
+    assert f"queries = {expected}\ndocuments = model.encode_document([...])\n" in card
+    assert ("column `instruction` of the release" in card) == ("{instruction}" in expected)
 
 
 def test_results_of_other_weights_are_refused(tmp_path: Path, model: Path) -> None:

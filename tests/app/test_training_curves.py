@@ -104,8 +104,8 @@ def test_long_margin_curves_are_means_over_the_negatives_of_neighbouring_steps(t
 
 def summary_of(name: str, steps: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     return {
-        "recipe": {"name": name, "model": "minilm"}, "release": "toy-1.0.0", "release_digest": "d" * 64,
-        "num_steps": len(steps), **more,
+        "recipe": {"name": name, "model": "minilm", "schedule": "easy_to_hard", "pooling": "log1p", "seed": 0},
+        "release": "toy-1.0.0", "release_digest": "d" * 64, "num_examples": 2, "num_steps": len(steps), **more,
     }  # fmt: skip
 
 

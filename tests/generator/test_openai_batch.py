@@ -17,6 +17,7 @@ from sqlalchemy import func, select, update
 from db.store import Store
 from db.tables.base import utc_now
 from db.tables.ledger import Completion, Request, Run, VendorBatch
+from generator.engines import openai_batch
 from generator.errors import EngineStopped
 from generator.generation import GenerateReport, generate
 from generator.holders import this_process
@@ -287,6 +288,22 @@ def test_two_processes_neither_send_nor_book_a_batch_twice(
     with store.read() as session:
         assert session.scalar(select(func.count()).select_from(Completion)) == 60
         assert session.scalars(select(VendorBatch.holder)).one() is None
+
+
+def test_a_batch_that_another_process_stores_between_two_looks_is_waited_for(
+    store: Store, vendor: Vendor, toolbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toolbox.fill(store, 60)
+    leave_a_batch_behind(store, vendor, toolbox)
+    batches, seen = openai_batch._batches, []
+
+    def look(desk: Any, state: str) -> list[VendorBatch]:
+        seen.append(state)
+        return [] if len(seen) == 1 else batches(desk, state)
+
+    monkeypatch.setattr(openai_batch, "_batches", look)
+    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60}
+    assert len(vendor.batches) == 1 and seen[:3] == ["submitted", "submitting", "submitted"]
 
 
 def test_an_upload_is_taken_over_from_a_dead_process_and_not_from_a_living_one(

@@ -160,8 +160,13 @@ def test_again_it_changes_nothing_and_another_recipe_is_refused(
 def test_leftovers_of_another_recipe_are_no_start(release: Path, tiny_model: Path, tmp_path: Path) -> None:
     stopped_at(3, recipe(seed=4), (release, tiny_model), tmp_path / "toy")
     assert (tmp_path / ".toy.partial" / "checkpoint.pt").is_file()
-    mixed = train(recipe(), release, tiny_model, output=tmp_path / "toy").folder
-    assert_same(train(recipe(), release, tiny_model, output=tmp_path / "clean" / "toy").folder, mixed)
+    told: list[str] = []
+    mixed = train(recipe(), release, tiny_model, output=tmp_path / "toy", tell=told.append).folder
+    assert "'toy' was begun with another recipe" in told[-1]
+    told.clear()
+    clean = train(recipe(), release, tiny_model, output=tmp_path / "clean" / "toy", tell=told.append).folder
+    assert not any("begun" in line for line in told)
+    assert_same(clean, mixed)
 
 
 class StopError(Exception):
@@ -180,6 +185,32 @@ def stopped_at(step: int, asked: TrainRecipe, folders: tuple[Path, Path], output
     with pytest.raises(StopError):
         train(asked, *folders, output=output, progress=stop)
     return begun
+
+
+def test_the_model_after_earlier_steps_is_kept_through_kills(release: Path, tiny_model: Path, tmp_path: Path) -> None:
+    folders, asked = (release, tiny_model), recipe(checkpoint_every=3, dropout=0.1, pooling="log1p")
+    plain = train(asked, *folders, output=tmp_path / "plain" / "toy").folder
+    assert not (plain / "steps").exists()
+    output, begun = tmp_path / "toy", []
+
+    def stop(done: int, total: int | None) -> None:
+        begun.append(done)
+        if len(begun) in (3, 7):  # before step 3 is taken, which no checkpoint holds; and after step 5
+            raise StopError
+
+    for _ in range(2):
+        with pytest.raises(StopError):
+            train(asked, *folders, output=output, keep_after=(2, 5), progress=stop)
+    result = train(asked, *folders, output=output, keep_after=(2, 5), progress=stop)
+    assert begun[:9] == [0, 1, 2, 0, 1, 2, 3, 3, 4]
+    assert_same(plain, result.folder)
+    for number in (2, 5):
+        every = asked.model_copy(update={"checkpoint_every": 1})
+        stopped_at(number, every, folders, tmp_path / str(number) / "toy")
+        state = torch.load(tmp_path / str(number) / ".toy.partial" / "checkpoint.pt", weights_only=True)["model"]
+        kept = SentenceTransformer(str(result.folder / "steps" / str(number)), trust_remote_code=True, device="cpu")
+        mine = dict(kept.named_parameters())
+        assert mine.keys() == state.keys() and all(torch.equal(mine[name], state[name]) for name in state)
 
 
 def test_knobs_of_memory_cost_no_step_that_was_done(release: Path, tiny_model: Path, tmp_path: Path) -> None:

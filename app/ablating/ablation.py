@@ -8,43 +8,30 @@ stopped, and asking for one more arm trains that arm alone.
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from app.ablation_course import course_of
-from app.ablation_releases import Slotting, slotted_release
+from app.ablating.course import course_of
+from app.ablating.planning import Arm, Training, deciding, plan_trainings
 from app.errors import AppError
 from app.evaluating.measuring import EvaluationSet, Values, opened_model
 from app.evaluating.prompting import Prompts, require_instructions
-from app.recipes import checked
 from app.training import start_folder
 from curation.embeddings import folder_digest
 from db.digest import digest_of
-from trainer.curriculum import Step, describe_plan, plan_steps
-from trainer.errors import TrainerError
 from trainer.prompting import INSTRUCTION, shared_instruction
 from trainer.recipe import TrainRecipe
 from trainer.release import read_release
 
 BASE = "before training"
 Progress = Callable[[int, int | None], None]
+ByStep = Mapping[int, Values]
+"""Values of a run after so many steps, ascending: the last is the end, 0 the model before training."""
 _KEPT = ("training.json", "metrics.jsonl")
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One way of training: changes to the base recipe, and to the release's slots; neither where it is not trained."""
-
-    name: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    slotting: Slotting | None = None
-    place: float | None = None  # on the axis of a sweep
-    twin: str | None = None  # another arm that it is compared with too
-    is_trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +40,14 @@ class Ablation:
 
     Attributes:
         notes: What a reader of the table should know of the arms, a line each.
+        by_block: Whether arms are measured after each block of their schedule, and not at the end alone.
     """
 
     name: str
     arms: tuple[Arm, ...]
     reference: str
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Training:
-    """An arm and a seed as they are trained; the recipe's name is a digest of all that decides the weights."""
-
-    recipe: TrainRecipe
-    release: Path
-    release_digest: str
-    weights: str
-    steps: Sequence[Step]
+    by_block: bool = False
 
 
 def run_ablation(
@@ -101,19 +79,22 @@ def run_ablation(
     weights = folder_digest(start)
     prompts = _recipe_prompts(recipe, release, instruction)
     require_instructions([(recipe.name, prompts)], [(one.data, one.has_instructions) for one in sets])
-    trainings, left_out = _plan(ablation, recipe, release, folder, seeds, weights)
+    trainings, left_out = plan_trainings(
+        ablation.arms, ablation.reference, recipe, release, folder,
+        seeds=seeds, by_block=ablation.by_block, weights=weights,
+    )  # fmt: skip
     if not (start / "modules.json").is_file():
         why = f"{recipe.model} is a plain transformer, which embeds no text before it is trained"
         left_out |= {arm.name: why for arm in ablation.arms if not arm.is_trained}
     for name, why in left_out.items():
         tell(f"{name} is left out: {why}")
-    runs: dict[str, list[Values]] = {}
+    runs: dict[str, list[ByStep]] = {}
     for arm in (arm for arm in ablation.arms if arm.name not in left_out):
-        runs[arm.name] = []
         if not arm.is_trained:
             tell(arm.name)
-            runs[arm.name].append(_untrained(arm, start, weights, sets, folder, prompts, progress))
+            runs[arm.name] = [{0: _untrained(arm, start, weights, sets, folder, prompts, progress)}]
             continue
+        runs[arm.name] = []
         for seed, training in zip(seeds, trainings[arm.name], strict=True):
             tell(f"{arm.name}, seed {seed}")
             runs[arm.name].append(_run(arm, training, sets, folder, prompts, progress))
@@ -124,75 +105,17 @@ def run_ablation(
         "left_out": left_out,
     }
     report = report_of_runs(ablation, sets, runs, facts)
-    report["training"] = {
-        name: {
-            **_negatives(several[0]),
-            **course_of([folder / "journals" / one.recipe.name for one in several], warmup=recipe.warmup),
-        }
-        for name, several in trainings.items()
-    }
+    report["training"] = {name: _told(several, folder, recipe.warmup) for name, several in trainings.items()}
     if ablation.name == "ratio":
         for row in (row for one in report["sets"] for row in one["arms"] if row["arm"] in trainings):
             row["place"] = report["training"][row["arm"]]["ratio"]  # as it came out of what the release has
     return report
 
 
-def _plan(
-    ablation: Ablation, recipe: TrainRecipe, release: Path, folder: Path, seeds: Sequence[int], weights: str
-) -> tuple[dict[str, list[_Training]], dict[str, str]]:
-    """The trainings of each arm, one a seed; and why other arms are left out."""
-    trainings: dict[str, list[_Training]] = {}
-    left_out: dict[str, str] = {}
-    for arm in (arm for arm in ablation.arms if arm.is_trained):
-        try:
-            planned = [_planned(arm, recipe, release, folder, seed, weights) for seed in seeds]
-            trainings[arm.name] = _require_other(planned, trainings)
-        except (AppError, TrainerError) as error:
-            if arm.name == ablation.reference:
-                raise
-            left_out[arm.name] = str(error)
-    return trainings, left_out
-
-
-def _planned(arm: Arm, recipe: TrainRecipe, release: Path, folder: Path, seed: int, weights: str) -> _Training:
-    source = slotted_release(release, arm.slotting, folder / "releases", seed, split=recipe.split)
-    trained = arm_recipe(arm, recipe, seed)
-    read = read_release(source, recipe.split)
-    decided = {"recipe": _deciding(trained), "weights": weights, "release": read.digest}
-    named = trained.model_copy(update={"name": f"arm-{digest_of(decided)[:12]}"})
-    return _Training(named, source, read.digest, weights, plan_steps(named, read.examples))
-
-
-def _require_other(planned: list[_Training], known: Mapping[str, list[_Training]]) -> list[_Training]:
-    """The trainings of an arm, refused where those of another arm would be the very same: one point drawn twice."""
-    mine = [_rows(training) for training in planned]
-    for name, others in known.items():
-        if mine == [_rows(training) for training in others]:
-            raise AppError(
-                f"its rows are those of {name!r}, as the release has no negatives that would tell them apart"
-            )
-    return planned
-
-
-def _rows(training: _Training) -> tuple[str, str]:
-    """What is trained on, by content: copies of a release with other slots may come out the same."""
-    files = orjson.loads((training.release / "manifest.json").read_bytes())["files"]
-    graded = {name: file["sha256"] for name, file in files.items() if name.startswith("graded/")}
-    return digest_of(_deciding(training.recipe)), digest_of(graded)
-
-
-def _deciding(recipe: TrainRecipe) -> dict[str, Any]:
-    """What of a recipe decides the weights."""
-    return recipe.model_dump(mode="json", exclude={"name", "checkpoint_every"})
-
-
-def _negatives(training: _Training) -> dict[str, Any]:
-    """Rows of a training and their own negatives, by kind; the ratio of the two where there are both."""
-    examples = read_release(training.release, training.recipe.split).examples
-    plan = describe_plan(training.steps, examples, training.recipe)
-    names = {"rows": "rows", "written": "written", "of another rank": "of_another_rank", "mined": "mined"}
-    sums = {name: sum(block[column] for block in plan) for column, name in names.items()}
-    return {**sums, "ratio": sums["written"] / sums["mined"] if sums["mined"] and sums["written"] else None}
+def _told(trainings: Sequence[Training], folder: Path, warmup: float) -> dict[str, Any]:
+    """What an arm was trained on, as it came out with the first seed, and how its trainings went."""
+    journals = [folder / "journals" / one.recipe.name for one in trainings]
+    return {**trainings[0].negatives(), **course_of(journals, warmup=warmup)}
 
 
 def _recipe_prompts(recipe: TrainRecipe, release: Path, instruction: str | None) -> Prompts:
@@ -220,33 +143,38 @@ def _untrained(
 
 def _run(
     arm: Arm,
-    training: _Training,
+    training: Training,
     sets: Sequence[EvaluationSet],
     folder: Path,
     prompts: Prompts,
     progress: Progress,
-) -> Values:
-    """Values of an arm and a seed, `SET/METRIC` to units; from disk where they are."""
+) -> ByStep:
+    """Values of an arm and a seed after each of its stops, `SET/METRIC` to units; from disk where they are."""
     decided: dict[str, Any] = {
-        "recipe": _deciding(training.recipe),
+        "recipe": deciding(training.recipe),
         "weights": training.weights,
         "release": training.release_digest,
         "sets": _named(sets),
     }
     if prompts.takes_instruction:
         decided["instruction"] = prompts.instruction
-    kept = _kept(folder, decided)
-    if kept is not None:
+    *before, end = training.stops
+    # The end is found, however often an arm is measured before.
+    decided_at = {stop: {**decided, "after": stop} for stop in before} | {end: decided}
+    kept = {stop: values for stop in training.stops if (values := _kept(folder, decided_at[stop])) is not None}
+    if len(kept) == len(training.stops):
         return kept
-    name = training.recipe.name
-    values = measure_sets(_trained(training, folder, progress), sets, folder, progress, prompts)
-    target = folder / "journals" / name
+    model = _trained(training, folder, progress)
+    target = folder / "journals" / training.recipe.name
     target.mkdir(parents=True, exist_ok=True)
     for file in _KEPT:
-        shutil.copyfile(folder / "models" / name / file, target / file)
-    _keep(folder, decided, arm.name, values)
-    shutil.rmtree(folder / "models" / name)  # it can be made again; what its training said is kept
-    return values
+        shutil.copyfile(model / file, target / file)
+    for stop in (stop for stop in training.stops if stop not in kept):
+        of_stop = model if stop == end else model / "steps" / str(stop)
+        values = measure_sets(str(of_stop), sets, folder, progress, prompts)
+        kept[stop] = _keep(folder, decided_at[stop], arm.name, values)
+    shutil.rmtree(model)  # it can be made again; what its training said is kept
+    return dict(sorted(kept.items()))
 
 
 def _named(sets: Sequence[EvaluationSet]) -> list[Any]:
@@ -275,25 +203,17 @@ def _keep(folder: Path, decided: Mapping[str, Any], arm: str, values: Values) ->
     return values
 
 
-def arm_recipe(arm: Arm, recipe: TrainRecipe, seed: int) -> TrainRecipe:
-    """The recipe of an arm and a seed.
-
-    Raises:
-        RecipeError: The base recipe and the arm do not go together.
-    """
-    fields = recipe.model_dump(mode="json") | dict(arm.changes) | {"seed": seed}
-    if arm.slotting is not None:
-        fields["negatives"] = None  # the copy's own slots
-    return checked(fields, TrainRecipe, f"arm {arm.name!r}: ")
-
-
-def _trained(training: _Training, folder: Path, progress: Progress) -> str:
+def _trained(training: Training, folder: Path, progress: Progress) -> Path:
+    """The trained model's folder, with the model after each earlier stop in it."""
     from trainer.training import train
 
-    recipe, models = training.recipe, folder / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    start, output = start_folder(recipe), models / recipe.name
-    return str(train(recipe, training.release, start, output=output, progress=progress).folder)
+    recipe, before = training.recipe, training.stops[:-1]
+    name = "-".join((recipe.name, *map(str, before)))  # one that was begun without these stops lacks their models
+    output = folder / "models" / name
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return train(
+        recipe, training.release, start_folder(recipe), output=output, keep_after=before, progress=progress
+    ).folder
 
 
 def measure_sets(
@@ -316,36 +236,48 @@ def measure_sets(
 
 
 def report_of_runs(
-    ablation: Ablation, sets: Sequence[EvaluationSet], runs: Mapping[str, Sequence[Values]], facts: Mapping[str, Any]
+    ablation: Ablation, sets: Sequence[EvaluationSet], runs: Mapping[str, Sequence[ByStep]], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Each arm's main metric by seed on every set, and differences, paired by unit: in each sample
     the statistic is taken of every seed and averaged."""
     reports = []
     for number, one in enumerate(sets):
         metric = one.metrics[0]
-        of_arm = {name: [_of_set(values, number) for values in several] for name, several in runs.items()}
-        seeds = {name: {metric: np.stack([values[metric] for values in several])} for name, several in
-                 of_arm.items() if several}  # fmt: skip
+        of_arm = {
+            name: [{step: _of_set(values, number) for step, values in by_step.items()} for by_step in several]
+            for name, several in runs.items() if several
+        }  # fmt: skip
+        ends = {
+            name: {metric: np.stack([by_step[max(by_step)][metric] for by_step in several])}
+            for name, several in of_arm.items()
+        }
         rows = []
         for arm in ablation.arms:
-            if arm.name not in seeds:
+            if arm.name not in ends:
                 continue
-            by_seed = [one.summary(values)[metric] for values in of_arm[arm.name]]
-            row: dict[str, Any] = {
-                "arm": arm.name,
-                "place": arm.place,
-                "by_seed": by_seed,
-                "mean": float(np.mean(by_seed)),
-            }
+            row = {"arm": arm.name, "place": arm.place, **_means(one, of_arm[arm.name])}
             for against in dict.fromkeys((BASE, ablation.reference, arm.twin)) if arm.is_trained else ():
-                if against in seeds and against != arm.name:
-                    row[f"against {against}"] = one.difference(seeds[against], seeds[arm.name], [metric])[metric]
+                if against in ends and against != arm.name:
+                    row[f"against {against}"] = one.difference(ends[against], ends[arm.name], [metric])[metric]
             rows.append(row)
         reports.append(
             {"data": one.data, "split": one.split, "digest": one.digest, "metric": metric, "unit": one.unit,
              "num_units": one.num_units, "arms": rows}
         )  # fmt: skip
     return {"ablation": ablation.name, "reference": ablation.reference, **facts, "sets": reports}
+
+
+def _means(one: EvaluationSet, runs: Sequence[ByStep]) -> dict[str, Any]:
+    """The main metric of an arm at the end, by seed and its mean, and the mean after each step that it was measured at
+    (of seeds that take different numbers of steps, their mean)."""
+    metric = one.metrics[0]
+    by_seed = [[one.summary(values)[metric] for values in by_step.values()] for by_step in runs]
+    steps, means = np.mean([list(by_step) for by_step in runs], axis=0), np.mean(by_seed, axis=0)
+    return {
+        "by_seed": [values[-1] for values in by_seed],
+        "mean": float(means[-1]),
+        "by_step": {"step": steps.tolist(), "mean": means.tolist()},
+    }
 
 
 def _of_set(values: Values, number: int) -> Values:

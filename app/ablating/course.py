@@ -21,24 +21,26 @@ def course_of(journals: Sequence[Path], *, warmup: float = 0.0) -> dict[str, Any
 
     Args:
         journals: The folder of each seed, with metrics.jsonl.
-        warmup: Share of the steps that V leaves out, as the learning rate is still rising.
+        warmup: Share of the steps that norms and V leave out, as the learning rate is still rising.
 
     Returns:
-        `course` has a list for `step`, `block` and each of `CURVES` (None where no seed has a value), and
-        `gradient_variance` is the mean over seeds of the population variance; both None where a journal is missing.
+        `course` has a list for `step`, `block` and each of `CURVES` (None where no seed has a value),
+        `gradient_norms` those of each seed, and `gradient_variance` is the mean over seeds of their population
+        variance; all None where a journal is missing.
 
     Source: SyNeg, arXiv 2412.17250, V of the gradient figure; what it is the variance of is our reading.
     """
     files = [journal / "metrics.jsonl" for journal in journals]
     if not all(file.is_file() for file in files):
-        return {"course": None, "gradient_variance": None}
+        return {"course": None, "gradient_norms": None, "gradient_variance": None}
     seeds = [[orjson.loads(line) for line in file.read_bytes().splitlines()] for file in files]
     first = seeds[0]
     columns = {name: _mean([[_value(row, name) for row in rows] for rows in seeds]) for name in CURVES}
     start = round(warmup * len(first))
-    variances = [np.var([row["gradient_norm"] for row in rows[start:]]) for rows in seeds]
+    norms = [[float(row["gradient_norm"]) for row in rows[start:]] for rows in seeds]
     course = {"step": [row["step"] for row in first], "block": [row["block"] for row in first], **columns}
-    return {"course": course, "gradient_variance": float(np.mean(variances))}
+    variance = float(np.mean([np.var(of_seed) for of_seed in norms]))
+    return {"course": course, "gradient_norms": norms, "gradient_variance": variance}
 
 
 def _value(row: Mapping[str, Any], name: str) -> float:

@@ -15,8 +15,9 @@ NV-Retriever is arXiv 2407.15831. The first arm of a kind is what its others are
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from app.ablation import BASE, Ablation, Arm
-from app.ablation_releases import Finder, Slotting
+from app.ablating.ablation import BASE, Ablation
+from app.ablating.planning import Arm
+from app.ablating.slotting import Finder, Slotting
 from app.errors import AppError
 from trainer.recipe import TrainRecipe
 
@@ -61,7 +62,7 @@ def ablation_of(kind: Kind, recipe: TrainRecipe, slots: int, finders: Sequence[F
                 f"a row has {slots} negatives of its own, but none in 'in-batch', and one in 'N1 alone' to 'N4 alone' "
                 f"(an example has one of each rank), which are compared with {_one_mined(slots)!r} for that",
             )
-    return Ablation(kind, (Arm(BASE, is_trained=False), *arms), arms[0].name, notes)
+    return Ablation(kind, (Arm(BASE, is_trained=False), *arms), arms[0].name, notes, by_block=kind == "curriculum")
 
 
 def _least_ratio(slots: int) -> float:
