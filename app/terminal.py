@@ -52,7 +52,8 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         is_number = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
-        table.add_column(column, justify="right" if is_number else "left")
+        # What a row is called is never cut short.
+        table.add_column(column, justify="right" if is_number else "left", overflow="ellipsis" if index else "fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     console.print(table)

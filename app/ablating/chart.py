@@ -130,10 +130,12 @@ def _draw_curve(axes: Any, curve: str, courses: Mapping[str, Mapping[str, Any]],
 def _draw_norms(axes: Any, trained: Mapping[str, Mapping[str, Any]], styles: Mapping[str, Any]) -> None:
     """Source: SyNeg, arXiv 2412.17250, the gradient figure."""
     norms = {name: np.concatenate(one["gradient_norms"]) for name, one in trained.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(norms.values())), bins=30)
+    every = np.concatenate(list(norms.values()))
+    edges = np.histogram_bin_edges(every, max(5, min(40, len(every) // len(norms) // 5)))
     for name, values in norms.items():
-        axes.hist(values, edges, histtype="step", linewidth=1.3, **styles[name])
-    axes.set_title("steps by the norm of their gradient, after the warm-up", loc="left", fontsize=9)
+        counts, _ = np.histogram(values, edges)
+        axes.plot((edges[1:] + edges[:-1]) / 2, counts / len(values), linewidth=1.3, **styles[name])
+    axes.set_title("share of the steps by the norm of their gradient, after the warm-up", loc="left", fontsize=9)
     axes.set_xlabel("norm of the gradient")
     axes.spines[["top", "right"]].set_visible(False)
 

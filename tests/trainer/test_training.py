@@ -338,7 +338,8 @@ def started_training(asked: TrainRecipe, release: Path, tiny_model: Path, folder
 
     found = read_release(release)
     steps = plan_steps(asked, found.examples)
-    return _Training(asked, found, steps, tiny_model, folder / ".started.partial", Processes("cpu"), "one")
+    partial = folder / ".started.partial"
+    return _Training(asked, found, steps, tiny_model, partial, Processes("cpu"), "one", lambda note: None)
 
 
 def test_a_rehearsal_leaves_no_trace(release: Path, tiny_model: Path, tmp_path: Path) -> None:
