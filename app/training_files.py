@@ -33,6 +33,7 @@ class _Recipe(BaseModel):
     schedule: str
     pooling: str
     seed: int
+    query_prompt: str = ""
 
 
 class _Summary(BaseModel):
@@ -45,6 +46,7 @@ class _Summary(BaseModel):
     release_digest: _Digest
     num_examples: _Count
     num_steps: _Count
+    instruction: str | None = None
     machine: str | None = None
     started_at: AwareDatetime | None = None
     finished_at: AwareDatetime | None = None

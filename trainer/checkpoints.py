@@ -102,6 +102,10 @@ class Checkpoints:
         """Whether a checkpoint is there and belongs to another recipe, release or base model."""
         return self._path.is_file() and self._read()["identity"] != self._identity
 
+    def num_steps(self) -> int:
+        """Steps that the checkpoint has behind it; 0 without one."""
+        return int(self._read()["step"]) if self._path.is_file() else 0
+
     def clear(self) -> None:
         """Remove everything in the folder, which itself is held."""
         _clear(self._path.parent)

@@ -7,6 +7,7 @@ order with another number).
 
 import copy
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -72,15 +73,18 @@ def train(
         release_folder: The release to train on.
         model_folder: The model to start from.
         keep_after: Numbers of steps after which the model is kept too, as the folder steps/NUMBER of `output`.
-        tell: Hears, before the first step, what the recipe will not do on this release, and that what another training
-            of this name had begun is cleared; a line each.
+        tell: Hears, before the first step, what the recipe will not do on this release, and that what was begun under
+            this name is cleared; a line each.
 
     Raises:
         TrainerError: The release is not readable or lacks what the recipe asks for, the model does not take what the
-            recipe wants, memory is short, or `output` holds a model of another recipe, release or base model.
+            recipe wants, memory is short, or `output` holds a model of another recipe, release or base model, or none
+            of a step to keep.
     """
     release = read_release(release_folder, recipe.split)
     steps = plan_steps(recipe, release.examples)
+    if not set(keep_after) <= set(range(1, len(steps) + 1)):
+        raise TrainerError(f"keep_after = {list(keep_after)}: the training has steps 1 to {len(steps)}")
     for note in admitted(recipe, release.examples, steps):
         tell(note)
     summary: dict[str, Any] = {
@@ -90,6 +94,10 @@ def train(
     }
     found = _found(output, summary)
     if found is not None:
+        if missing := [number for number in keep_after if not (output / "steps" / str(number)).is_dir()]:
+            raise TrainerError(
+                f"{output} was trained without keeping the model after step {missing[0]}: remove it first"
+            )
         return TrainResult(output, found, is_new=False)
     disable_progress_bar()
     folder = output.with_name(f".{output.name}.partial")
@@ -99,22 +107,15 @@ def train(
             if processes.is_main and output.exists():
                 raise TrainerError(f"{output} was just made by another call: run the same command again")
             start = time.monotonic()
-            run = _Training(recipe, release, steps, model_folder, folder, processes, _identity(summary), tell)
-            run.train(progress, keep_after)
+            run = _Training(
+                recipe, release, steps, model_folder, folder,
+                processes=processes, identity=_identity(summary), keep_after=frozenset(keep_after), tell=tell,
+            )  # fmt: skip
+            run.train(progress)
             if processes.is_main:
-                summary |= {
-                    "release": release.name,
-                    "num_examples": len(release.examples),
-                    "instruction": shared_instruction(recipe, release.examples),
-                    "started_at": run.journal.started_at(),
-                    "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "seconds_of_last_call": round(time.monotonic() - start, 1),
-                    "plan": describe_plan(steps, release.examples, recipe),
-                    **run.summary(),
-                }
+                summary |= {**run.summary(), "seconds_of_last_call": round(time.monotonic() - start, 1)}
                 write_model(run.model, run.journal, summary, folder / "model")
-                for number in keep_after:
-                    shutil.copytree(run.kept(number), folder / "model" / "steps" / str(number))
+                run.link_kept(folder / "model")
                 folder.joinpath("model").rename(output)
                 shutil.rmtree(folder)
         processes.wait()
@@ -175,19 +176,20 @@ class _Training:
         steps: Sequence[Step],
         model_folder: Path,
         folder: Path,
+        *,
         processes: Processes,
         identity: str,
-        tell: Callable[[str], None],
+        keep_after: frozenset[int] = frozenset(),
+        tell: Callable[[str], None] = lambda note: None,
     ) -> None:
-        self.recipe, self.steps, self.folder, self.processes = recipe, steps, folder, processes
+        self.recipe, self.release, self.steps = recipe, release, steps
+        self.folder, self.processes = folder, processes
+        self.keep_after = keep_after
         self.texts = Texts(release.examples, recipe)
         self.journal = Journal(folder)
         self.checkpoints = Checkpoints(folder, identity)
-        if processes.is_main and self.checkpoints.is_of_another():
-            tell(
-                f"{recipe.name!r} was begun with another recipe, release, base model or version of Gradus, and was not "
-                "finished: that is cleared, and the training starts anew"
-            )
+        if processes.is_main and (why := self._why_anew()) is not None:
+            tell(f"{recipe.name!r} was begun {why}: that is cleared, and the training starts anew")
             self.checkpoints.clear()
         processes.wait()
         self.model = load_for_training(recipe, model_folder, processes.device, release.examples)
@@ -203,6 +205,15 @@ class _Training:
         )
         self.learner = Learner(recipe, self.encoder, self.texts, release.examples, processes, len(steps))
 
+    def _why_anew(self) -> str | None:
+        """Why what was begun cannot be gone on with; None where it can, and where there is nothing."""
+        if self.checkpoints.is_of_another():
+            return "with another recipe, release, base model or version of Gradus, and was not finished"
+        done = self.checkpoints.num_steps()
+        if any(number <= done and not self._kept(number).is_dir() for number in self.keep_after):
+            return "without keeping the models that are asked for"
+        return None
+
     def _tokenise(self, path: Path) -> None:
         if self.processes.is_main:
             # A copy: tokenizing sets its truncation and padding, and the model is saved with its own.
@@ -215,11 +226,16 @@ class _Training:
             write_tokens(path, self.texts, tokenizer, self.recipe, identity)
         self.processes.wait()
 
-    def kept(self, number: int) -> Path:
+    def _kept(self, number: int) -> Path:
         """Where the model after this many steps is kept."""
         return self.folder / "steps" / str(number)
 
-    def train(self, progress: Progress, keep_after: Sequence[int]) -> None:
+    def link_kept(self, model: Path) -> None:
+        """Put the kept models into the model's folder, which takes no room."""
+        for number in self.keep_after:
+            shutil.copytree(self._kept(number), model / "steps" / str(number), copy_function=os.link)
+
+    def train(self, progress: Progress) -> None:
         """Every step of the plan that the checkpoint has not seen."""
         self.model.train()
         done, mark = self.checkpoints.load(self.model, self.learner.optimizer) or (0, None)
@@ -230,15 +246,21 @@ class _Training:
             self.learner.rehearse(self.steps)
         for number in range(done, len(self.steps)):
             progress(number, len(self.steps))
-            self._step(number, is_kept=number + 1 in keep_after)
+            self._step(number)
         progress(len(self.steps), len(self.steps))
         if self.processes.is_main:
             self.journal.mark(len(self.steps))
 
     def summary(self) -> dict[str, Any]:
         """What the training says of itself when it is done."""
-        metrics = self.journal.metrics()
+        metrics, examples = self.journal.metrics(), self.release.examples
         return {
+            "release": self.release.name,
+            "num_examples": len(examples),
+            "instruction": shared_instruction(self.recipe, examples),
+            "started_at": self.journal.started_at(),
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "plan": describe_plan(self.steps, examples, self.recipe),
             "num_steps": len(self.steps),
             "num_texts": len(self.texts),
             "num_texts_cut": int(self.encoder.tokens.is_cut.sum()),
@@ -249,14 +271,14 @@ class _Training:
             "ranks": by_rank(metrics),
         }
 
-    def _step(self, number: int, *, is_kept: bool) -> None:
+    def _step(self, number: int) -> None:
         report, norm, rate = self.learner.take(number, self.steps[number])
         if not self.processes.is_main:
             return
         self.journal.note(report.summary(gradient_norm=norm, learning_rate=rate), report.margin_columns())
-        if is_kept:  # before the checkpoint: what goes on from there finds it whole
-            shutil.rmtree(self.kept(number + 1), ignore_errors=True)
-            save_model(self.model, self.kept(number + 1))
+        if number + 1 in self.keep_after:  # before the checkpoint: what goes on from there finds it whole
+            shutil.rmtree(self._kept(number + 1), ignore_errors=True)
+            save_model(self.model, self._kept(number + 1))
         if (number + 1) % self.recipe.checkpoint_every == 0:
             mark = self.journal.mark(number + 1)
             self.checkpoints.save(number + 1, self.model, self.learner.optimizer, mark)

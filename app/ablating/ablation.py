@@ -29,6 +29,7 @@ from trainer.release import read_release
 
 BASE = "before training"
 Progress = Callable[[int, int | None], None]
+Tell = Callable[[str], None]
 ByStep = Mapping[int, Values]
 """Values of a run after so many steps, ascending: the last is the end, 0 the model before training."""
 _KEPT = ("training.json", "metrics.jsonl")
@@ -58,7 +59,7 @@ def run_ablation(
     folder: Path,
     *,
     seeds: Sequence[int],
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Tell = lambda line: None,
     instruction: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def run_ablation(
         runs[arm.name] = []
         for seed, training in zip(seeds, trainings[arm.name], strict=True):
             tell(f"{arm.name}, seed {seed}")
-            runs[arm.name].append(_run(arm, training, sets, folder, prompts, progress))
+            runs[arm.name].append(_run(arm, training, sets, folder, prompts, progress, tell))
     facts = {
         "recipe": recipe.model_dump(mode="json"),
         "seeds": list(seeds),
@@ -148,6 +149,7 @@ def _run(
     folder: Path,
     prompts: Prompts,
     progress: Progress,
+    tell: Tell,
 ) -> ByStep:
     """Values of an arm and a seed after each of its stops, `SET/METRIC` to units; from disk where they are."""
     decided: dict[str, Any] = {
@@ -159,12 +161,13 @@ def _run(
     if prompts.takes_instruction:
         decided["instruction"] = prompts.instruction
     *before, end = training.stops
-    # The end is found, however often an arm is measured before.
+    # What was measured at the end does not depend on how often it was before.
     decided_at = {stop: {**decided, "after": stop} for stop in before} | {end: decided}
     kept = {stop: values for stop in training.stops if (values := _kept(folder, decided_at[stop])) is not None}
     if len(kept) == len(training.stops):
+        shutil.rmtree(_model(training, folder), ignore_errors=True)  # of a call that was cut off just before
         return kept
-    model = _trained(training, folder, progress)
+    model = _trained(training, folder, progress, tell)
     target = folder / "journals" / training.recipe.name
     target.mkdir(parents=True, exist_ok=True)
     for file in _KEPT:
@@ -203,17 +206,20 @@ def _keep(folder: Path, decided: Mapping[str, Any], arm: str, values: Values) ->
     return values
 
 
-def _trained(training: Training, folder: Path, progress: Progress) -> Path:
+def _trained(training: Training, folder: Path, progress: Progress, tell: Tell) -> Path:
     """The trained model's folder, with the model after each earlier stop in it."""
     from trainer.training import train
 
-    recipe, before = training.recipe, training.stops[:-1]
-    name = "-".join((recipe.name, *map(str, before)))  # one that was begun without these stops lacks their models
-    output = folder / "models" / name
+    recipe, output, before = training.recipe, _model(training, folder), training.stops[:-1]
+    if not all((output / "steps" / str(stop)).is_dir() for stop in before):
+        shutil.rmtree(output, ignore_errors=True)  # trained for an ablation that needs the end alone
     output.parent.mkdir(parents=True, exist_ok=True)
-    return train(
-        recipe, training.release, start_folder(recipe), output=output, keep_after=before, progress=progress
-    ).folder
+    start = start_folder(recipe)
+    return train(recipe, training.release, start, output=output, keep_after=before, progress=progress, tell=tell).folder
+
+
+def _model(training: Training, folder: Path) -> Path:
+    return folder / "models" / training.recipe.name
 
 
 def measure_sets(
@@ -268,15 +274,15 @@ def report_of_runs(
 
 
 def _means(one: EvaluationSet, runs: Sequence[ByStep]) -> dict[str, Any]:
-    """The main metric of an arm at the end, by seed and its mean, and the mean after each step that it was measured at
-    (of seeds that take different numbers of steps, their mean)."""
+    """The main metric of an arm at the end, by seed and its mean, and the mean after each step that it was measured at,
+    which is the same for all seeds."""
     metric = one.metrics[0]
     by_seed = [[one.summary(values)[metric] for values in by_step.values()] for by_step in runs]
-    steps, means = np.mean([list(by_step) for by_step in runs], axis=0), np.mean(by_seed, axis=0)
+    means = np.mean(by_seed, axis=0)
     return {
         "by_seed": [values[-1] for values in by_seed],
         "mean": float(means[-1]),
-        "by_step": {"step": steps.tolist(), "mean": means.tolist()},
+        "by_step": {"step": list(runs[0]), "mean": means.tolist()},
     }
 
 

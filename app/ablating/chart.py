@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from app.ablating.ablation import BASE
-from app.ablating.course import CURVES, smoothed
+from app.ablating.course import CURVES, norm_shares, smoothed
 from app.evaluating.chart import save_figure
 from app.terminal import visible
 
@@ -88,9 +88,7 @@ def write_course_chart(path: Path, report: Mapping[str, Any]) -> bool:
         name: {"color": colours[number % len(colours)], "linestyle": ("-", "--")[number // len(colours) % 2]}
         for number, name in enumerate(trained)
     }
-    sets = [
-        one for one in report["sets"] if any(len(arm.get("by_step", {"step": ()})["step"]) > 1 for arm in one["arms"])
-    ]
+    sets = [one for one in report["sets"] if any(len(arm["by_step"]["step"]) > 1 for arm in one["arms"])]
     num = len(sets) + len(CURVES) + 1
     figure = Figure(figsize=(9, 2.4 * num), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -129,12 +127,9 @@ def _draw_curve(axes: Any, curve: str, courses: Mapping[str, Mapping[str, Any]],
 
 def _draw_norms(axes: Any, trained: Mapping[str, Mapping[str, Any]], styles: Mapping[str, Any]) -> None:
     """Source: SyNeg, arXiv 2412.17250, the gradient figure."""
-    norms = {name: np.concatenate(one["gradient_norms"]) for name, one in trained.items()}
-    every = np.concatenate(list(norms.values()))
-    edges = np.histogram_bin_edges(every, max(5, min(40, len(every) // len(norms) // 5)))
-    for name, values in norms.items():
-        counts, _ = np.histogram(values, edges)
-        axes.plot((edges[1:] + edges[:-1]) / 2, counts / len(values), linewidth=1.3, **styles[name])
+    centres, shares = norm_shares({name: one["gradient_norms"] for name, one in trained.items()})
+    for name, of_arm in shares.items():
+        axes.plot(centres, of_arm, linewidth=1.3, **styles[name])
     axes.set_title("share of the steps by the norm of their gradient, after the warm-up", loc="left", fontsize=9)
     axes.set_xlabel("norm of the gradient")
     axes.spines[["top", "right"]].set_visible(False)

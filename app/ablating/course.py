@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 CURVES = ("loss", "margin", "gradient_norm")
 
 
@@ -60,7 +61,22 @@ def _mean(values_SN: Sequence[Sequence[float]]) -> list[float | None]:
     return [float(total / num) if num else None for total, num in zip(sums, counts, strict=True)]
 
 
-def smoothed(values_N: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+def norm_shares(norms: Mapping[str, Sequence[Sequence[float]]]) -> tuple[Floats, dict[str, Floats]]:
+    """A histogram of each arm's gradient norms over the same bins: their centres, and the share of the arm's steps.
+
+    Args:
+        norms: Of each arm, by seed and step. An arm's steps are about five times the bins, of which there are 5 to 40.
+    """
+    flat = {
+        name: np.concatenate([np.asarray(of_seed, np.float64) for of_seed in seeds]) for name, seeds in norms.items()
+    }
+    every = np.concatenate(list(flat.values()))
+    edges = np.histogram_bin_edges(every, max(5, min(40, len(every) // len(flat) // 5)))
+    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in flat.items()}
+    return (edges[1:] + edges[:-1]) / 2, shares
+
+
+def smoothed(values_N: Floats, window: int) -> Floats:
     """Mean over the `window` steps around each, fewer at the ends, [N]; NaN stays out of it."""
     half = window // 2
     has_value = ~np.isnan(values_N)

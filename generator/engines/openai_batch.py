@@ -31,7 +31,6 @@ ENGINE = "openai_batch"
 # Longer than any upload or download takes with its retries; on its own machine a dead holder is known at once.
 _HOLD = timedelta(hours=1)
 _METADATA = "gradus_batch"
-_OPEN = ("submitting", "submitted")
 # A status that we do not know may still be running: only these are the end.
 _ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
 
@@ -46,10 +45,10 @@ def run(desk: Desk, engine: OpenAiBatchEngine, key: str | None, on_bad_line: Cal
         while not desk.stopping.is_set():
             _collect_all(desk, client, on_bad_line)
             _submit_all(desk, engine, client)
-            if waiting := _num_open(desk):
+            if waiting := _open_batches(desk)[0]:
                 desk.progress.waiting_for = f"{waiting} batch(es) at the vendor"
                 _wait(desk, engine.poll_s)
-            elif not desk.refill() and not _num_open(desk):
+            elif not desk.refill() and not _open_batches(desk)[0]:  # handed in by another process since the last look
                 return
 
 
@@ -71,13 +70,17 @@ def _translated(desk: Desk, engine: OpenAiBatchEngine) -> Iterator[None]:
         raise EngineStopped(f"{engine.base_url} answers {error.status_code}: {told}") from None
 
 
-def _num_open(desk: Desk) -> int:
-    """Batches of the run that are not settled, whoever has them. Counted at once: what another process hands in or
-    collects meanwhile may have been missed by looking for one state after the other."""
+def _open_batches(desk: Desk) -> tuple[int, int]:
+    """(batches, requests) of the run that are not settled, whoever has them.
+
+    Counted at once: looking for one state after the other misses what another process does in between.
+    """
+    wanted = select(func.count(), func.sum(VendorBatch.num_requests)).where(
+        VendorBatch.run_id == desk.run_id, VendorBatch.state.in_(("submitting", "submitted"))
+    )
     with desk.store.read() as session:
-        is_open = VendorBatch.state.in_(_OPEN)
-        num = session.scalar(select(func.count()).where(VendorBatch.run_id == desk.run_id, is_open))
-    return int(num or 0)
+        num_batches, num_requests = session.execute(wanted).one()
+    return int(num_batches), int(num_requests or 0)
 
 
 def _submit_all(desk: Desk, engine: OpenAiBatchEngine, client: openai.OpenAI) -> None:
@@ -86,7 +89,8 @@ def _submit_all(desk: Desk, engine: OpenAiBatchEngine, client: openai.OpenAI) ->
         with _held(desk, batch) as is_mine:
             if is_mine:
                 _update(desk, batch, state="submitted", external_id=_found_or_uploaded(desk, client, batch))
-    _count_in_flight(desk)
+    # A pilot and a budget count what waits at the vendor as not yet settled.
+    desk.progress.num_in_flight = _open_batches(desk)[1]
     while items := desk.take(engine.max_requests):
         kept = _within(items, engine.max_bytes)
         desk.give_back(items[len(kept) :])
@@ -136,16 +140,6 @@ def _register(desk: Desk, items: list[Wanted]) -> VendorBatch:
         session.add(batch)
         hand_over(session, items, batch_holder(digest))
     return batch
-
-
-def _count_in_flight(desk: Desk) -> None:
-    """What waits at the vendor, whoever handed it in: a pilot and a budget count it as not yet settled."""
-    with desk.store.read() as session:
-        is_open = VendorBatch.state.in_(_OPEN)
-        num = session.scalar(
-            select(func.sum(VendorBatch.num_requests)).where(VendorBatch.run_id == desk.run_id, is_open)
-        )
-    desk.progress.num_in_flight = int(num or 0)
 
 
 def _batches(desk: Desk, state: str) -> list[VendorBatch]:

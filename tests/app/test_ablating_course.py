@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.ablating.chart import write_course_chart
-from app.ablating.course import course_of, smoothed
+from app.ablating.course import course_of, norm_shares, smoothed
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -44,6 +44,15 @@ def test_course_is_the_mean_of_the_seeds_step_by_step(tmp_path: Path) -> None:
     assert not write_course_chart(
         tmp_path / "none.png", {"ablation": "toy", "sets": [], "training": {"b": {"course": None}}}
     )
+
+
+def test_shares_of_norms_stand_over_the_same_bins_and_add_up() -> None:
+    norms = {"a": [[0.0, 1.0, 1.5], [9.0, 10.0]], "b": [[5.0]]}
+    centres, shares = norm_shares(norms)
+    assert centres.tolist() == [1, 3, 5, 7, 9]
+    assert shares["a"].tolist() == [3 / 5, 0, 0, 0, 2 / 5] and shares["b"].tolist() == [0, 0, 1, 0, 0]
+    many = norm_shares({"a": [np.linspace(0, 1, 100).tolist()], "b": [np.linspace(0, 1, 300).tolist()]})[0]
+    assert len(many) == 40 and len(norm_shares({"a": [[2.0] * 60]})[0]) == 12
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 20])

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,15 +12,14 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
 from db.store import Store
 from db.tables.base import utc_now
 from db.tables.ledger import Completion, Request, Run, VendorBatch
-from generator.engines import openai_batch
 from generator.errors import EngineStopped
 from generator.generation import GenerateReport, generate
-from generator.holders import this_process
+from generator.holders import batch_holder, this_process
 from generator.plan import Planner
 from generator.recipe import GenerateRecipe
 
@@ -290,20 +289,54 @@ def test_two_processes_neither_send_nor_book_a_batch_twice(
         assert session.scalars(select(VendorBatch.holder)).one() is None
 
 
-def test_a_batch_that_another_process_stores_between_two_looks_is_waited_for(
-    store: Store, vendor: Vendor, toolbox: Any, monkeypatch: pytest.MonkeyPatch
+def just_before(store: Store, is_moment: Callable[[str, str], bool], act: Callable[[], None]) -> None:
+    """Act once, in another transaction, before the first statement of this kind: (statement, its parameters)."""
+    moments: list[str] = []
+
+    def look(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if not moments and is_moment(statement, str(parameters)):
+            moments.append(statement)
+            act()
+
+    event.listen(store.engine, "before_cursor_execute", look)
+
+
+def test_an_upload_that_ends_between_two_looks_is_waited_for(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    toolbox.fill(store, 60)
+    leave_a_batch_behind(store, vendor, toolbox)
+
+    def store_state(state: str) -> None:
+        with store.write() as session:
+            session.execute(update(VendorBatch).values(state=state))
+
+    store_state("submitting")
+    just_before(
+        store,
+        lambda sql, given: "FROM vendor_batch" in sql and "submitting" in given and "submitted" not in given,
+        lambda: store_state("submitted"),
+    )
+    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60} and len(vendor.batches) == 1
+
+
+def test_requests_that_are_handed_in_after_the_last_look_are_waited_for(
+    store: Store, vendor: Vendor, toolbox: Any
 ) -> None:
     toolbox.fill(store, 60)
     leave_a_batch_behind(store, vendor, toolbox)
-    batches, seen = openai_batch._batches, []
+    with store.write() as session:
+        batch = session.scalars(select(VendorBatch)).one()
+        session.delete(batch)
+        row = {"digest": batch.digest, "run_id": batch.run_id, "num_requests": 60, "external_id": "batch-0"}
+        until = utc_now() + timedelta(minutes=5)
+        session.execute(update(Request).values(lease_holder=this_process(), leased_until=until))
 
-    def look(desk: Any, state: str) -> list[VendorBatch]:
-        seen.append(state)
-        return [] if len(seen) == 1 else batches(desk, state)
+    def hand_in() -> None:
+        with store.write() as session:
+            session.add(VendorBatch(**row, state="submitted"))
+            session.execute(update(Request).values(lease_holder=batch_holder(row["digest"])))
 
-    monkeypatch.setattr(openai_batch, "_batches", look)
-    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60}
-    assert len(vendor.batches) == 1 and seen[:3] == ["submitted", "submitting", "submitted"]
+    just_before(store, lambda sql, given: "max(request.leased_until)" in sql, hand_in)
+    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60} and len(vendor.batches) == 1
 
 
 def test_an_upload_is_taken_over_from_a_dead_process_and_not_from_a_living_one(
@@ -314,7 +347,7 @@ def test_an_upload_is_taken_over_from_a_dead_process_and_not_from_a_living_one(
     with pytest.raises(EngineStopped):
         generate(store, recipe(toolbox, vendor))
     ended = subprocess.run(
-        [sys.executable, "-c", "from generator.holders import this_process; print(this_process())"],
+        [sys.executable, "-c", "from generator.holders import batch_holder, this_process; print(this_process())"],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
     ).stdout.strip()  # fmt: skip
 

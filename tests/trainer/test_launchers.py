@@ -1,4 +1,4 @@
-"""Real torchrun gives what a start by hand gives; ranks that die and launchers that are killed cost time alone."""
+"""Torchrun and `accelerate launch` give what a start by hand gives; ranks and launchers that die cost time alone."""
 
 import json
 import os
@@ -15,6 +15,11 @@ from .test_training import FULL, ROOT, assert_same, run
 
 pytestmark = pytest.mark.slow
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+# Its launcher of several processes wants GPUs or MPI, but asks for neither itself: the recipe says that it is the CPU.
+ACCELERATE = [
+    sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+    "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "--no_python",
+]  # fmt: skip
 GRADUS = [sys.executable, "-c", "from app.cli import main; main()"]
 # At step 5 rank 1 dies, or rank 0 waits for its end.
 _CODE = """
@@ -63,7 +68,7 @@ def _with_fault(fault: str, data: Path, tiny_model: Path) -> list[str]:
     return [sys.executable, "-c", _CODE, recipe, *map(str, folders), fault]
 
 
-def test_torchrun_equals_a_start_by_hand_however_often_it_is_cut_off(
+def test_launchers_equal_a_start_by_hand_after_being_cut_off_too(
     release: Path, tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
     straight = tmp_path / "straight" / "toy"
@@ -78,10 +83,13 @@ def test_torchrun_equals_a_start_by_hand_however_often_it_is_cut_off(
     launched.communicate(timeout=600)
     assert launched.returncode != 0 and not (data / "models" / "toy").exists()
 
-    launched = _launched(TORCHRUN, [*GRADUS, "train", str(data.parent / "recipe.toml")], data)
-    out, errors = launched.communicate(timeout=600)
-    assert launched.returncode == 0 and out.count("saved: ") == 1, errors
-    assert_same(straight, data / "models" / "toy")
+    for launcher in (TORCHRUN, ACCELERATE):
+        command = [*GRADUS, "train", str(data.parent / "recipe.toml")]
+        launched = _launched(launcher, command, data, HF_HOME=str(tmp_path / "home"))
+        out, errors = launched.communicate(timeout=600)
+        assert launched.returncode == 0 and out.count("saved: ") == 1, errors
+        assert_same(straight, data / "models" / "toy")
+        shutil.rmtree(data / "models" / "toy")
 
 
 def test_a_rank_that_dies_ends_the_others_with_a_line(tiny_model: Path, data: Path) -> None:
