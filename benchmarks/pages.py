@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from scripts.screenshots import launched, page_paths, served, wait_until_painted  # noqa: E402
+from scripts.screenshots import launched, opened_page, page_paths, served, wait_until_painted  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -194,7 +194,7 @@ def measure(sizes: list[int], rounds: int, folder: Path) -> dict[tuple[str, int,
             for size, url in urls.items()
         }
         browser = launched(stack.enter_context(sync_playwright()))
-        paths = page_paths(browser.new_page(viewport={"width": 1600, "height": 900}), addresses[sizes[0]])
+        paths = page_paths(opened_page(browser, viewport={"width": 1600, "height": 900}), addresses[sizes[0]])
         for number in range(rounds):
             for path in paths:
                 for size in sizes:

@@ -3,13 +3,15 @@
 from sqlalchemy import select
 
 from db.store import Store
-from db.tables.releases import ReleaseEvent
+from db.tables.releases import Release, ReleaseEvent
 
 
 def record_publication(store: Store, release_id: int, *, endpoint: str, repo: str, tag: str, commit: str) -> bool:
     """Remember a publication once; whether it is new."""
     details = {"endpoint": endpoint, "repo": repo, "tag": tag, "commit": commit}
     with store.write() as session:
+        # Two that published the same take turns: the second finds the event of the first.
+        session.execute(select(Release.id).where(Release.id == release_id).with_for_update())
         events = select(ReleaseEvent.details).where(
             ReleaseEvent.release_id == release_id, ReleaseEvent.kind == "published"
         )

@@ -4,6 +4,8 @@ SQLite runs in WAL mode with foreign keys on; a write begins IMMEDIATE, so that 
 failing halfway. Whoever opens a session owns its transaction: query functions never commit.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,11 +115,24 @@ def _set_pragmas(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
     cursor.execute(f"pragma busy_timeout = {_BUSY_TIMEOUT_MS}")
-    cursor.execute("pragma journal_mode = wal")
+    _switch_to_wal(cursor)
     # FULL: a paid completion survives a power cut; group commits make the fsync cheap.
     cursor.execute("pragma synchronous = full")
     cursor.execute("pragma foreign_keys = on")
     cursor.close()
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """SQLite does not wait for the lock here, whatever its busy timeout: two first openings of a file would fail."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -24,7 +24,7 @@ from generator.acceptance import Accepted
 from generator.budget import Room, Spent, WorstCase
 from generator.errors import EngineStopped
 from generator.heartbeat import Heartbeat
-from generator.holders import is_dead, this_process, waits_for_outside
+from generator.holders import BATCH, is_dead, this_process, waits_for_outside
 from generator.ledger import Answer, Harvestable, Wanted
 from generator.recipe import Budget
 from generator.secret import Secret
@@ -283,8 +283,10 @@ class Desk:
                 room=self._room(session),
             )
             is_idle = not taken and self.progress.num_in_flight == 0
-            # Asked in this transaction, which holds the run: in the next moment others may have settled all they had.
-            return taken, is_stopped, is_stopped and is_idle and not self._others_at_work(session)
+            # Asked in this transaction, which holds the run: in the next moment others may have settled all they had,
+            # or handed it to a vendor.
+            is_last = is_stopped and is_idle and not self._others_at_work(session)
+            return taken, is_stopped, is_last and not self._batches_at_work(session)
 
         taken, is_stopped, is_final = self._write(lease)
         if taken:
@@ -301,6 +303,10 @@ class Desk:
             until > now for holder, until in leases.open_work(session, self.run_id).holders
             if holder != self.holder and not waits_for_outside(holder) and not is_dead(holder)
         )  # fmt: skip
+
+    def _batches_at_work(self, session: Session) -> bool:
+        """Whether a vendor has requests of this run: their answers free what they cost less than was reserved."""
+        return any(holder.startswith(BATCH) for holder, _ in leases.open_work(session, self.run_id).holders)
 
     def _wait_for_room(self) -> bool:
         """The budget is reserved to its end, some of it by others: wait until they have settled something, or left."""
@@ -340,7 +346,7 @@ class Desk:
 
         Returns whether there may be something to take.
         """
-        patience = _READS_WITHIN_S
+        patience, has_waited = _READS_WITHIN_S, False
         while not self.stopping.is_set():
             with self.store.read() as session:
                 open_work = leases.open_work(session, self.run_id)
@@ -356,7 +362,9 @@ class Desk:
             if not held and (is_read or patience <= 0):
                 # Whoever recorded what is unread is gone: read it here, it may bring repairs.
                 self.progress.waiting_for = ""
-                return self.read_waiting() > 0
+                # What others have read meanwhile may leave cells that lack texts.
+                return self.read_waiting() > 0 or (has_waited and self.plan_more() > 0)
+            has_waited = True
             patience -= 0.0 if held else _LOOK_EVERY_S
             self.progress.waiting_for = f"{len(held)} other process(es)"
             self._on_progress(self.progress)

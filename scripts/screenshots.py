@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 if TYPE_CHECKING:
@@ -59,10 +59,12 @@ def served(store: str | None, environment: Mapping[str, str] | None = None) -> I
                 if server.poll() is not None:
                     raise SystemExit(f"gradus app ended with {server.returncode}") from None
                 time.sleep(0.25)
+        else:
+            raise SystemExit(f"gradus app did not answer at {address} within a minute")
         yield address
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
 
 
 def launched(playwright: "Playwright") -> "Browser":
@@ -71,6 +73,13 @@ def launched(playwright: "Playwright") -> "Browser":
     if path is None:
         raise SystemExit("there is no chromium on the path: apt install chromium, or set CHROMIUM")
     return playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+
+
+def opened_page(browser: "Browser", **options: Any) -> "Page":
+    """A page in a context of its own, which waits for a first paint as long as a busy machine takes."""
+    page = browser.new_context(**options).new_page()
+    page.set_default_navigation_timeout(_TIMEOUT_MS)
+    return page
 
 
 def wait_until_painted(page: "Page", settle_ms: int = _SETTLE_MS) -> None:
@@ -118,11 +127,10 @@ def shoot(address: str, folder: Path, only: Sequence[str] = ()) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = launched(playwright)
-        paths = list(only) or page_paths(browser.new_page(viewport={"width": 1600, "height": 900}), address)
+        paths = list(only) or page_paths(opened_page(browser, viewport={"width": 1600, "height": 900}), address)
         for scheme in SCHEMES:
             for width in WIDTHS:
-                context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-                page = context.new_page()
+                page = opened_page(browser, color_scheme=scheme, viewport={"width": width, "height": 900})
                 for path in paths:
                     page.set_viewport_size({"width": width, "height": 900})
                     page.goto(f"{address}/{path}")
@@ -132,7 +140,7 @@ def shoot(address: str, folder: Path, only: Sequence[str] = ()) -> list[str]:
                     page.set_viewport_size({"width": width, "height": _whole_height(page)})
                     page.wait_for_timeout(_SETTLE_MS)
                     page.screenshot(path=str(folder / f"{name}.png"))
-                context.close()
+                page.context.close()
         browser.close()
     return wrong
 

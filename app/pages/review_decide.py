@@ -70,7 +70,7 @@ _HELD = """<script>
 </script>"""
 # The cursor goes into the text by itself: a person who reviews by keys has no mouse in their hand. No data is in it.
 _FOCUS = """<script>(() => {
-  let left = 60;
+  let left = 1200;  // a minute: the box comes late when the server is busy
   const look = () => {
     const box = document.querySelector('.st-key-writing textarea');
     if (box) { box.focus(); box.setSelectionRange(box.value.length, box.value.length); }

@@ -203,16 +203,18 @@ def _ingest(desk: Desk, client: openai.OpenAI, file_id: str, on_bad_line: Callab
 def _end(desk: Desk, batch: VendorBatch, found: Any) -> None:
     """Requests without an answer have failed: the next call asks them again, this one does not, however often a vendor
     loses lines or a person cancels. A batch that the vendor refused stops the run."""
-    with desk.store.write() as session:
-        held = select(Request.id).where(Request.lease_holder == batch_holder(batch.digest), Request.state == "leased")
+    held = select(Request.id).where(Request.lease_holder == batch_holder(batch.digest), Request.state == "leased")
+    with desk.store.read() as session:
         left = list(session.scalars(held))
-        for start in range(0, len(left), 500):
-            release_leases(session, desk.run_id, left[start : start + 500])
+    # They stay the batch's until their failure is recorded: free in between, another process would ask them again.
     if found.status != "failed":
         why = f"batch {batch.external_id} is {found.status}, without an answer to this request"
         desk.settle([Answer(key, ENGINE, None, error=why) for key in left])
         _update(desk, batch, state="collected")
         return
+    with desk.store.write() as session:
+        for start in range(0, len(left), 500):
+            release_leases(session, desk.run_id, left[start : start + 500])
     told = "; ".join(str(error.message) for error in (found.errors.data if found.errors else None) or [])
     told = desk.secret.out_of(told)
     _update(desk, batch, state="failed", error=told)

@@ -79,7 +79,7 @@ def sliced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(data: Path, home: Path) -> subprocess.Popen[str]:
     code = "import sys; from pathlib import Path; from app.demo.road import walk; walk(Path(sys.argv[1]))"
-    env = {**os.environ, "GRADUS_DATA": str(home), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+    env = {**os.environ, "GRADUS_DATA": str(home), "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, str(data)]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -34,6 +34,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.set()  # type: ignore[attr-defined]
         time.sleep(self.server.delay_s)  # type: ignore[attr-defined]
         if failing := getattr(self.server, "failing", None):
             self._send(failing[0], orjson.dumps({"error": {"message": failing[1]}}))
@@ -60,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
     running = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    running.delay_s = 0.0  # type: ignore[attr-defined]
+    running.delay_s, running.asked = 0.0, threading.Event()  # type: ignore[attr-defined]
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield running
@@ -122,17 +123,22 @@ def test_queries_from_ones_own_documents(folder: Path) -> None:
     assert (one["run"], one["num_read"], one["num_planned"], one["state"]) == ("own-queries", 3, 3, "finished")
 
 
-def test_interrupted_it_says_so_and_goes_on(folder: Path, server: ThreadingHTTPServer) -> None:
-    run(folder, "import", "documents", "docs")
-    server.delay_s = 1.0  # type: ignore[attr-defined]
+def asking(folder: Path, server: ThreadingHTTPServer) -> subprocess.Popen[str]:
+    """A run that waits for its first answer."""
+    server.asked.clear()  # type: ignore[attr-defined]
     process = subprocess.Popen(
         [GRADUS, "generate", "recipe.toml"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 30
-    while json.loads(run(folder, "status", "--json", "-").stdout)["counts"].get("requests leased", 0) == 0:
-        assert time.monotonic() < deadline
+    assert server.asked.wait(60)  # type: ignore[attr-defined]
+    return process
+
+
+def test_interrupted_it_says_so_and_goes_on(folder: Path, server: ThreadingHTTPServer) -> None:
+    run(folder, "import", "documents", "docs")
+    server.delay_s = 3.0  # type: ignore[attr-defined]
+    process = asking(folder, server)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Run it again to go on" in out, (out, err)
     server.delay_s = 0.0  # type: ignore[attr-defined]
     assert run(folder, "generate", "recipe.toml").returncode == 0
@@ -141,17 +147,12 @@ def test_interrupted_it_says_so_and_goes_on(folder: Path, server: ThreadingHTTPS
 def test_interrupted_twice_or_early_it_says_what_was_kept(folder: Path, server: ThreadingHTTPServer) -> None:
     run(folder, "import", "documents", "docs")
     assert run(folder, "generate", "recipe.toml", "--pilot", "1").returncode == 0
-    server.delay_s = 30.0  # type: ignore[attr-defined]
-    process = subprocess.Popen(
-        [GRADUS, "generate", "recipe.toml"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 30
-    while json.loads(run(folder, "status", "--json", "-").stdout)["counts"].get("requests leased", 0) == 0:
-        assert time.monotonic() < deadline
+    server.delay_s = 60.0  # type: ignore[attr-defined]
+    process = asking(folder, server)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-    out, err = process.communicate(timeout=20)
+        time.sleep(2)  # two that wait together are one
+    out, err = process.communicate(timeout=40)
     told = " ".join(out.split())
     assert process.returncode == 130, (out, err)
     assert "1 of 3 requests have answers in the store. Run it again to go on" in told and "Traceback" not in err

@@ -21,7 +21,7 @@ from db.store import Store
 from db.tables.examples import Score
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
-from scripts.screenshots import launched
+from scripts.screenshots import launched, opened_page
 
 ROOT = Path(__file__).parents[2]
 LEAKY = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -203,6 +203,8 @@ def address(filled_url: str) -> Iterator[str]:
                     break
         except OSError:
             time.sleep(0.25)
+    else:
+        pytest.fail(f"no answer at {url} within a minute")
     yield url
     server.terminate()  # this process alone: a child of it would be left behind
     server.wait(20)
@@ -246,7 +248,7 @@ def test_browser_shows_the_page_and_hostile_text_stays_text(address: str, tmp_pa
 
     with sync_playwright() as playwright:
         browser = launched(playwright)
-        page = browser.new_page(viewport={"width": 1400, "height": 2000})
+        page = opened_page(browser, viewport={"width": 1400, "height": 2000})
         page.goto(address)
         page.get_by_text("query 0").first.wait_for(timeout=90_000)
         page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for()

@@ -28,7 +28,7 @@ from db.trainings import NewTraining, put_training
 from generator.ledger import Answer, enqueue, record
 from generator.models import facts_of
 from generator.plan import Planned
-from scripts.screenshots import faults, launched, page_paths, served, wait_until_painted
+from scripts.screenshots import faults, launched, opened_page, page_paths, served, wait_until_painted
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -206,7 +206,7 @@ def write_model(models: Path) -> None:
 
 def opened(browser: "Browser", address: str, path: str) -> tuple["Page", int]:
     """The page, painted, at 800 pixels, and the bytes that came over its WebSocket."""
-    page = browser.new_context(viewport={"width": 800, "height": 3_000}).new_page()
+    page = opened_page(browser, viewport={"width": 800, "height": 3_000})
     received: list[int] = []
 
     def count(payload: str | bytes) -> None:
@@ -253,7 +253,7 @@ def test_hostile_text_stays_text_and_a_page_stays_small(browser: "Browser", addr
 
 
 def test_every_page_of_the_navigation_is_looked_at(browser: "Browser", address: str) -> None:
-    page = browser.new_page(viewport={"width": 1600, "height": 900})
+    page = opened_page(browser, viewport={"width": 1600, "height": 900})
     ours = {path.partition("?")[0] for path in PATHS}
     assert {path for path in page_paths(page, address) if not path.startswith("review")} == ours
     page.close()

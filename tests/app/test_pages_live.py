@@ -15,7 +15,7 @@ from db.texts import put_passages, put_queries
 from generator.ledger import Answer, enqueue, record
 from generator.models import facts_of
 from generator.plan import Planned
-from scripts.screenshots import launched, served, wait_until_painted
+from scripts.screenshots import launched, opened_page, served, wait_until_painted
 
 pytestmark = [
     pytest.mark.browser,
@@ -60,7 +60,7 @@ def test_a_run_refreshes_itself_and_a_request_is_asked_again(tmp_path: Path) -> 
     answer(store, 1)
     with served(None, {"GRADUS_DATA": str(tmp_path)}) as address, sync_playwright() as playwright:
         browser = launched(playwright)
-        page = browser.new_page(viewport={"width": 1280, "height": 2_400})
+        page = opened_page(browser, viewport={"width": 1280, "height": 2_400})
         page.goto(f"{address}/runs")
         page.get_by_text(f"1 of {NUM} read").wait_for(timeout=90_000)
         answer(store, 4)

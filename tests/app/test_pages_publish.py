@@ -11,7 +11,7 @@ from curation.errors import CurationError
 from curation.reviewing.people import put_reviewer
 from db.publications import publications
 from db.store import Store
-from scripts.screenshots import launched, served, wait_until_painted
+from scripts.screenshots import launched, opened_page, served, wait_until_painted
 
 TOKEN = "hf_planted0token0that0nobody0may0find"
 
@@ -29,7 +29,7 @@ def test_a_release_is_published_after_a_dry_run_and_the_token_is_never_shown(
     sent: list[str] = []
     with served(None, hub.environment(home, HF_TOKEN=TOKEN)) as address, sync_playwright() as playwright:
         browser = launched(playwright)
-        page = browser.new_page(viewport={"width": 1280, "height": 2_400})
+        page = opened_page(browser, viewport={"width": 1280, "height": 2_400})
         page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: sent.append(str(payload))))
         page.goto(f"{address}/releases?release=toy-1.0.0")
         wait_until_painted(page)

@@ -26,7 +26,7 @@ from db.tables.examples import Score
 from db.tables.review import Assignment, Decision, Reviewer, ReviewSession
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
-from scripts.screenshots import launched, served
+from scripts.screenshots import launched, opened_page, served
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -59,12 +59,13 @@ class Desk:
 
     @classmethod
     def opened(cls, browser: Any, address: str, session_id: int) -> "Desk":
-        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        page = opened_page(browser, viewport={"width": 1280, "height": 900})
         page.add_init_script(WITNESS)
-        page.set_default_navigation_timeout(120_000)  # on a busy machine the first paint takes its time
         page.goto(f"{address}/review_decide?session={session_id}")
         page.get_by_role("button", name="Keep").wait_for(timeout=90_000)
-        return cls(page)
+        desk = cls(page)
+        desk.settle()  # keys count when the page has run through
+        return desk
 
     def burst(self, keys: Sequence[str], gap_ms: int) -> None:
         for key in keys:
@@ -159,7 +160,7 @@ def test_decided_is_what_was_painted_at_any_pace(stage: tuple[Store, str, str], 
     desk.settle()
     decided = decisions_of(store, session_id)
     require_seen(desk, decided)
-    assert len(decided) >= 2
+    assert len(decided) >= (2 if gap_ms >= 250 else 1)  # the next negative may be painted after the last press
 
 
 def test_a_held_key_decides_once(stage: tuple[Store, str, str], browser: Any) -> None:

@@ -1,6 +1,8 @@
 """The migration to publications keeps old events, their triggers, and what may be written."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from alembic import command
@@ -69,3 +71,20 @@ def test_publications_come_along_when_stores_are_united(store: Store, tmp_path: 
     finally:
         other.close()
     assert publications(store, 1) == [] and publications(store, 2) == [where]
+
+
+def test_two_who_published_the_same_leave_one_event(store: Store) -> None:
+    with store.write() as session:
+        release = Release(name="toy-1.0.0", digest="d" * 64, recipe={}, manifest={}, path="x")
+        session.add(release)
+        session.flush()
+        key = release.id
+    at_once = Barrier(4)
+
+    def record(_: int) -> bool:
+        at_once.wait(60)
+        return record_publication(store, key, endpoint="e", repo="me/toy", tag="1.0.0", commit="c" * 40)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sorted(threads.map(record, range(4))) == [False, False, False, True]
+    assert len(publications(store, key)) == 1

@@ -1,8 +1,10 @@
 """The schema: what must hold is a constraint, and the migrations build exactly the models' schema."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,18 @@ def test_no_error_of_a_url_shows_its_password(url: str) -> None:
     with pytest.raises(StoreError) as refused:
         Store.open(url)
     assert "s3cret" not in str(refused.value) and len(str(refused.value).splitlines()) == 1
+
+
+def test_a_first_opening_waits_for_the_lock_of_another(tmp_path: Path) -> None:
+    file = tmp_path / "new.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("begin immediate")
+    other.execute("create table theirs (x)")
+    release = threading.Timer(0.5, other.execute, ["rollback"])
+    release.start()
+    Store.open(f"sqlite:///{file}").close()
+    release.join()
+    other.close()
 
 
 def test_two_processes_open_a_new_store_at_once(tmp_path: Path) -> None:

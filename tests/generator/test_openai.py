@@ -186,7 +186,7 @@ def test_each_answer_that_was_lost_on_the_way_is_booked_as_spent(
     model_server.script = lambda body, turn: (
         LOST[name](toolbox) if turn == 0 else toolbox.Reply(toolbox.negatives_for(body))
     )
-    engine = {"timeout_s": 1.0, "max_attempts": 3}
+    engine = {"timeout_s": 4.0, "max_attempts": 3}
     recipe = toolbox.recipe_for(model_server, num=4, max_output_tokens=100, engine=engine, budget={"tokens": 10**6})
     assert generate(store, recipe).outcomes == {"accepted": 4}
     worst = [len(raw) + 100 for raw in model_server.came]
@@ -261,7 +261,7 @@ def test_killed_in_the_middle_it_pays_at_most_the_window_twice(tmp_path: Path, m
     store = Store.open(url)
     toolbox.fill(store, NUM)
     concurrency = 4
-    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body), delay_s=0.05)
+    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body), delay_s=0.25)
     recipe = toolbox.recipe_for(model_server, engine={"concurrency": concurrency})
     code = (
         "import sys; from db.store import Store; from generator.generation import generate\n"

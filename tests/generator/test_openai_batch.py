@@ -245,11 +245,11 @@ def tokens_of(store: Store) -> tuple[int, int]:
         return run.spent_tokens, run.reserved_tokens
 
 
-def leave_a_batch_behind(store: Store, vendor: Vendor, toolbox: Any) -> None:
+def leave_a_batch_behind(store: Store, vendor: Vendor, toolbox: Any, asked: GenerateRecipe | None = None) -> None:
     """A batch is with the vendor, and the process that handed it in has gone."""
     vendor.dies_after_create = 1
     with pytest.raises(EngineStopped, match="cannot be reached"):
-        generate(store, recipe(toolbox, vendor))
+        generate(store, asked or recipe(toolbox, vendor))
     with store.write() as session:
         session.execute(update(VendorBatch).values(state="submitted", external_id="batch-0"))
 
@@ -289,8 +289,10 @@ def test_two_processes_neither_send_nor_book_a_batch_twice(
         assert session.scalars(select(VendorBatch.holder)).one() is None
 
 
-def just_before(store: Store, is_moment: Callable[[str, str], bool], act: Callable[[], None]) -> None:
-    """Act once, in another transaction, before the first statement of this kind: (statement, its parameters)."""
+def once(
+    store: Store, is_moment: Callable[[str, str], bool], act: Callable[[], None], when: str = "before_cursor_execute"
+) -> None:
+    """Act once, in another transaction, before (or after) the first statement of a kind: (statement, parameters)."""
     moments: list[str] = []
 
     def look(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
@@ -298,7 +300,7 @@ def just_before(store: Store, is_moment: Callable[[str, str], bool], act: Callab
             moments.append(statement)
             act()
 
-    event.listen(store.engine, "before_cursor_execute", look)
+    event.listen(store.engine, when, look)
 
 
 def test_an_upload_that_ends_between_two_looks_is_waited_for(store: Store, vendor: Vendor, toolbox: Any) -> None:
@@ -310,7 +312,7 @@ def test_an_upload_that_ends_between_two_looks_is_waited_for(store: Store, vendo
             session.execute(update(VendorBatch).values(state=state))
 
     store_state("submitting")
-    just_before(
+    once(
         store,
         lambda sql, given: "FROM vendor_batch" in sql and "submitting" in given and "submitted" not in given,
         lambda: store_state("submitted"),
@@ -323,20 +325,56 @@ def test_requests_that_are_handed_in_after_the_last_look_are_waited_for(
 ) -> None:
     toolbox.fill(store, 60)
     leave_a_batch_behind(store, vendor, toolbox)
+    once(store, lambda sql, given: "max(request.leased_until)" in sql, not_yet_handed_in(store))
+    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60} and len(vendor.batches) == 1
+
+
+def not_yet_handed_in(store: Store) -> Callable[[], None]:
+    """Its requests are a living process' own as yet; what that process does next."""
+    leased = update(Request).where(Request.state == "leased")
     with store.write() as session:
         batch = session.scalars(select(VendorBatch)).one()
         session.delete(batch)
-        row = {"digest": batch.digest, "run_id": batch.run_id, "num_requests": 60, "external_id": "batch-0"}
+        names = ("digest", "run_id", "num_requests", "external_id", "state")
+        row = {name: getattr(batch, name) for name in names}
         until = utc_now() + timedelta(minutes=5)
-        session.execute(update(Request).values(lease_holder=this_process(), leased_until=until))
+        session.execute(leased.values(lease_holder=this_process(), leased_until=until))
 
     def hand_in() -> None:
         with store.write() as session:
-            session.add(VendorBatch(**row, state="submitted"))
-            session.execute(update(Request).values(lease_holder=batch_holder(row["digest"])))
+            session.add(VendorBatch(**row))
+            session.execute(leased.values(lease_holder=batch_holder(row["digest"])))
 
-    just_before(store, lambda sql, given: "max(request.leased_until)" in sql, hand_in)
-    assert generate(store, recipe(toolbox, vendor)).outcomes == {"accepted": 60} and len(vendor.batches) == 1
+    return hand_in
+
+
+def test_a_budget_that_a_batch_has_reserved_is_not_spent(store: Store, vendor: Vendor, toolbox: Any) -> None:
+    """The other process hands in after we counted open batches, and before we ask for room."""
+    toolbox.fill(store, 60)
+    fields = {**recipe(toolbox, vendor).model_dump(), "max_output_tokens": 100, "budget": {"tokens": 20_000}}
+    asked = GenerateRecipe.model_validate(fields)
+    leave_a_batch_behind(store, vendor, toolbox, asked)
+    assert 0 < len(vendor.lines()) < 60
+    hand_in = not_yet_handed_in(store)
+    once(store, lambda sql, given: "count(" in sql and "vendor_batch" in sql, hand_in, "after_cursor_execute")
+    report = generate(store, asked)
+    assert report.outcomes == {"accepted": 60} and not report.is_out_of_budget
+
+
+def test_requests_that_the_vendor_lost_are_never_free_before_they_are_failed(
+    store: Store, vendor: Vendor, toolbox: Any
+) -> None:
+    toolbox.fill(store, 60)
+    vendor.loses_every = 3
+    free: list[int | None] = []
+
+    def look() -> None:
+        with store.read() as session:
+            free.append(session.scalar(select(func.count()).where(Request.state == "pending")))
+
+    once(store, lambda sql, given: sql.startswith("INSERT INTO completion") and "without an answer" in given, look)
+    assert generate(store, recipe(toolbox, vendor)).num_failed == 20
+    assert free == [0]
 
 
 def test_an_upload_is_taken_over_from_a_dead_process_and_not_from_a_living_one(

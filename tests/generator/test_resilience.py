@@ -82,7 +82,7 @@ def test_every_fault_ends_accepted_or_rejected_and_the_counts_add_up(
         return toolbox.Reply(good(body))
 
     model_server.script = script
-    engine = {"concurrency": 16, "timeout_s": 1.0, "max_attempts": 5}
+    engine = {"concurrency": 16, "timeout_s": 4.0, "max_attempts": 5}
     recipe = toolbox.recipe_for(model_server, num=num, engine=engine, max_rejected=1)
     report = generate(store, recipe)
     each = num // 20
@@ -225,7 +225,7 @@ def test_twenty_kills_lose_nothing_and_pay_at_most_the_window_twice(
     store = Store.open(url)
     toolbox.fill(store, num)
     recipe = toolbox.recipe_for(model_server, num=num, engine={"concurrency": concurrency})
-    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body), delay_s=0.004)
+    model_server.script = lambda body, turn: toolbox.Reply(toolbox.negatives_for(body), delay_s=0.02)
     moments = random.Random(7)
     seen: dict[bytes, int] = {}
     for kill in range(kills):
