@@ -252,6 +252,7 @@ class _Asking:
     def _answered(self, answer: Answer) -> None:
         if not self.answers:
             self.first_answer_at = time.monotonic()
+            self.changed.set()  # whoever waits for more has to hear that the group's time runs
         self.answers.append(answer)
 
     def _failed(self, endpoint: Endpoint, attempt: _Try, retry: Retry, sent_at: float) -> None:

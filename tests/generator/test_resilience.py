@@ -217,7 +217,7 @@ def test_two_files_never_hold_the_same_request_and_a_deleted_one_frees_its_own(
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_nothing_and_pay_twice_only_for_what_was_on_the_way(
+def test_twenty_kills_lose_nothing_and_pay_at_most_the_window_twice(
     model_server: Any, toolbox: Any, tmp_path: Path
 ) -> None:
     num, concurrency, kills = 2_000, 16, 20
@@ -236,7 +236,7 @@ def test_twenty_kills_lose_nothing_and_pay_twice_only_for_what_was_on_the_way(
         committed = bodies_committed(store)
         came = dict(model_server.came)
         # In flight, or answered and on the way to the next commit.
-        assert sum(came.values()) - len(committed) <= 4 * concurrency * (kill + 1), f"kill {kill}"
+        assert sum(came.values()) - len(committed) <= 2 * concurrency * (kill + 1), f"kill {kill}"
         # Nothing that was committed at the kill before has been asked since.
         assert {wire: came[wire] for wire in seen} == seen, f"kill {kill}"
         seen = {wire: came[wire] for wire in committed}
@@ -244,7 +244,7 @@ def test_twenty_kills_lose_nothing_and_pay_twice_only_for_what_was_on_the_way(
     assert report.outcomes == {"accepted": num}
     assert {wire: model_server.came[wire] for wire in seen} == seen
     assert len(model_server.came) == num
-    assert sum(model_server.came.values()) - num <= 4 * concurrency * kills
+    assert sum(model_server.came.values()) - num <= 2 * concurrency * kills
     with store.read() as session:
         assert session.scalar(select(func.count()).select_from(Completion)) == num
         assert session.scalar(select(func.count()).select_from(Candidate)) == 5 * num
