@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app.pages.frame import plain, refusals, show_refused
+from app.pages.keyboard import hear_keys
 from app.pages.person import person_here
 from app.reviewing.adjudicating import (
     OpenDispute,
@@ -40,6 +41,7 @@ _FIRST_EDIT_KEY, _MOST_EDITS = 4, 6
 
 
 def show() -> None:
+    hear_keys()
     with refusals() as store:
         st.title("Adjudication")
         person = person_here(store)

@@ -14,6 +14,7 @@ import streamlit as st
 from sqlalchemy.exc import DatabaseError
 
 from app.pages.frame import asked_number, plain, refusals, show_refused
+from app.pages.keyboard import hear_keys
 from app.pages.person import person_here
 from app.reviewing.desk import (
     Desk,
@@ -51,41 +52,13 @@ _STYLE = """<style>
   [data-testid="stMainBlockContainer"] { padding-top: 4.2rem; }
   .st-key-guidelines :is(h1, h2, h3, h4, h5, h6) { font-size: 1rem; padding: .4rem 0 .1rem; }
 </style>"""
-# A key that is held down repeats by itself, and would decide one negative after the other before anybody can read them.
-# After E and G a person goes on typing: until their box is there, or another item is, what they type decides nothing.
-_HELD = """<script>
-  if (!window.gradusIgnoresHeldKeys) {
-    window.gradusIgnoresHeldKeys = true;
-    const shown = () => document.querySelector('[data-shown]')?.dataset.shown;
-    let opening = null;
-    addEventListener('keydown', press => {
-      if (/^(INPUT|TEXTAREA|SELECT)$/.test(press.target.tagName)) { opening = null; return; }
-      if (opening && (opening.shown !== shown() || performance.now() - opening.at > 20000)) opening = null;
-      if (press.repeat || (opening && press.key !== 'Escape')) { press.stopImmediatePropagation(); return; }
-      const isWriting = /^[eg]$/i.test(press.key) && !press.ctrlKey && !press.metaKey && !press.altKey;
-      const button = document.querySelector(`[class*="st-key-${/e/i.test(press.key) ? 'edit' : 'flag'}-"] button`);
-      if (isWriting && button) opening = {shown: shown(), at: performance.now()};
-    }, true);
-  }
-</script>"""
-# The cursor goes into the text by itself: a person who reviews by keys has no mouse in their hand. No data is in it.
-_FOCUS = """<script>(() => {
-  let left = 1200;  // a minute: the box comes late when the server is busy
-  const look = () => {
-    const box = document.querySelector('.st-key-writing textarea');
-    if (box) { box.focus(); box.setSelectionRange(box.value.length, box.value.length); }
-    else if (left-- > 0) setTimeout(look, 50);
-  };
-  look();
-})()</script>"""
-
 
 _encoder = st.cache_resource(bundled_encoder)
 
 
 def show() -> None:
     st.html(_STYLE)
-    st.html(_HELD, unsafe_allow_javascript=True)
+    hear_keys()
     with refusals() as store:
         person = person_here(store)
         session_id = asked_number("session")
@@ -207,7 +180,6 @@ def _show_writing(store: Store, desk: Desk, focus: int, kind: str, shown_at: dat
         st.text_area(title, text, key=box, max_chars=most, height=200)
         st.form_submit_button("Save (Ctrl+Enter)", on_click=_save, args=(store, desk, focus, kind, box, shown_at))
     _button("Cancel", "Esc", painted, _write, None, painted)
-    st.html(_FOCUS, unsafe_allow_javascript=True)
 
 
 def _show_rescored(store: Store, desk: Desk, painted: str, edit: Rescored, shown_at: datetime) -> None:

@@ -1,4 +1,4 @@
-"""A scripted Chat Completions server on loopback, and a store with negatives to judge."""
+"""A scripted Chat Completions server on loopback, a store with negatives to judge, and a browser on a review app."""
 
 import re
 import threading
@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -15,6 +15,11 @@ from db.examples import NewCandidate, put_candidates, put_examples
 from db.runs import start_run
 from db.store import Store
 from db.texts import put_passages, put_queries
+from scripts.screenshots import launched, served
+from tests.app.browser_desk import fill
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 TASK = "Given a question, retrieve passages that answer it."
 
@@ -127,3 +132,24 @@ class _Tools:
 def tools() -> Any:
     """The functions of this file for tests, which cannot import it."""
     return _Tools()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = launched(playwright)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, str, str]]:
+    """A store to review, its URL, and the address of an app on it, as Ada."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('review')}/store.db"
+    store = Store.open(url)
+    fill(store)
+    with served(url, {"GRADUS_REVIEWER": "ada"}) as address:
+        yield store, url, address
+    store.close()

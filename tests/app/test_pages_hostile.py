@@ -28,7 +28,7 @@ from db.trainings import NewTraining, put_training
 from generator.ledger import Answer, enqueue, record
 from generator.models import facts_of
 from generator.plan import Planned
-from scripts.screenshots import faults, launched, opened_page, page_paths, served, wait_until_painted
+from scripts.screenshots import faults, opened_page, page_paths, served, wait_until_painted
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -47,6 +47,7 @@ LONG = HOSTILE + "<&>" * 8_000 + "\u200b" * 4_000 + "x" * 40_000
 PERSON = HOSTILE[:150]
 TOKEN = "hf_planted0token0that0nobody0may0find"
 MOST_BYTES = 300_000
+KEYBOARD = (Path(__file__).parents[2] / "app" / "pages" / "keyboard.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +62,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         {"GRADUS_DATA": str(folder), "HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://127.0.0.1:9", "GRADUS_REVIEWER": PERSON},
     ) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched_one = launched(playwright)
-        yield launched_one
-        launched_one.close()
 
 
 def fill(store: Store) -> None:
@@ -223,7 +214,9 @@ def require_text_only(page: "Page") -> None:
     assert page.evaluate("window.owned") is None
     assert page.title() == "Gradus"
     main = page.locator("[data-testid=stMain]")
-    for selector in ("script", "img[src=x]", "iframe[src*=evil]", "a[href*=evil]", "a[href*=javascript]", ".katex"):
+    scripts = main.locator("script").evaluate_all("all => all.map(one => one.textContent)")
+    assert set(scripts) <= {KEYBOARD}
+    for selector in ("img[src=x]", "iframe[src*=evil]", "a[href*=evil]", "a[href*=javascript]", ".katex"):
         assert main.locator(selector).count() == 0, selector
     assert main.locator("style", has_text="display:none").count() == 0
     for words, selector in (("bold", "strong"), ("slanted", "em"), ("code", "code"), ("warn", "span")):
