@@ -30,10 +30,10 @@ CHROMIUM_FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-_TIMEOUT_MS = 90_000
+_TIMEOUT_MS = 180_000
 _MOST_HEIGHT = 6_000
 _SETTLE_MS, _LOOK_MS = 700, 50
-_IS_BUSY = (
+IS_BUSY = (
     "document.querySelector('[data-testid=stApp][data-test-script-state=running], [data-testid=stSkeleton],"
     " [data-testid=stSpinner], [data-stale=true]') !== null"
 )
@@ -76,20 +76,18 @@ def launched(playwright: "Playwright") -> "Browser":
 
 
 def opened_page(browser: "Browser", **options: Any) -> "Page":
-    """A page in a context of its own, which waits for a first paint as long as a busy machine takes."""
+    """A page in a context of its own, which waits for whatever it waits for as long as a busy machine takes."""
     page = browser.new_context(**options).new_page()
-    page.set_default_navigation_timeout(_TIMEOUT_MS)
+    page.set_default_timeout(_TIMEOUT_MS)
     return page
 
 
 def wait_until_painted(page: "Page", settle_ms: int = _SETTLE_MS) -> None:
     """Until the script has run, its fragments too, and nothing has changed for a moment."""
-    page.locator("[data-testid=stMain] [data-testid=stElementContainer]").first.wait_for(
-        state="attached", timeout=_TIMEOUT_MS
-    )
+    page.locator("[data-testid=stMain] [data-testid=stElementContainer]").first.wait_for(state="attached")
     quiet = -_LOOK_MS
     for _ in range(_TIMEOUT_MS // _LOOK_MS):
-        quiet = 0 if page.evaluate(_IS_BUSY) else quiet + _LOOK_MS
+        quiet = 0 if page.evaluate(IS_BUSY) else quiet + _LOOK_MS
         if quiet >= settle_ms:
             return
         page.wait_for_timeout(_LOOK_MS)

@@ -34,13 +34,13 @@
   };
 
   const giveCursor = () => {
-    const name = box()?.closest('[class*="st-key-text-"]')?.className ?? null;
-    if (name && name !== written) {
-      box().focus();
-      box().setSelectionRange(box().value.length, box().value.length);
+    const now = box();
+    if (now && now !== written) {
+      now.focus();
+      now.setSelectionRange(now.value.length, now.value.length);
       if (isForBox()) waiting = null;
     }
-    written = name;
+    written = now;
   };
 
   // Whether the window takes the press for itself.

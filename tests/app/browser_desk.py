@@ -22,7 +22,7 @@ from db.tables.examples import Score
 from db.tables.review import Assignment, Decision, Reviewer
 from db.teachers import put_teacher
 from db.texts import put_passages, put_queries
-from scripts.screenshots import opened_page
+from scripts.screenshots import IS_BUSY, opened_page
 
 WITNESS = """
 window.painted = []; window.pressed = [];
@@ -64,7 +64,7 @@ class Desk:
         page = opened_page(browser, viewport={"width": 1280, "height": 900})
         page.add_init_script(WITNESS + SLOW_LINE)
         page.goto(f"{address}/review_decide?session={session_id}")
-        page.get_by_role("button", name="Keep").wait_for(timeout=90_000)
+        page.get_by_role("button", name="Keep").wait_for()
         desk = cls(page)
         desk.settle()  # keys count when the page has run through
         return desk
@@ -85,7 +85,6 @@ class Desk:
             "before => { const now = document.querySelector('[data-shown]')?.dataset.shown;"
             " return now && now !== before && document.querySelector(`.st-key-keep-${now}`) }",
             arg=before,
-            timeout=60_000,
         )
         self.settle()
         return self.shown()
@@ -97,8 +96,7 @@ class Desk:
         """Until nothing has been painted for a while and no run is going on."""
         self.page.wait_for_function(
             "() => performance.now() - Math.max(window.painted.at(-1)?.at ?? 0, window.pressed.at(-1)?.at ?? 0) > 1500"
-            " && !document.querySelector('[data-testid=stStatusWidget]')",
-            timeout=60_000,
+            f" && !({IS_BUSY})",
         )
 
 
@@ -135,7 +133,7 @@ def require_seen(desk: Desk, decided: list[Shown]) -> None:
 
 def write(page: Any, words: str) -> None:
     """Words into the text that has the focus by itself."""
-    page.wait_for_function("document.activeElement.tagName === 'TEXTAREA'", timeout=30_000)
+    page.wait_for_function("document.activeElement.tagName === 'TEXTAREA'")
     page.keyboard.type(words)
 
 

@@ -250,16 +250,16 @@ def test_browser_shows_the_page_and_hostile_text_stays_text(address: str, tmp_pa
         browser = launched(playwright)
         page = opened_page(browser, viewport={"width": 1400, "height": 2000})
         page.goto(address)
-        page.get_by_text("query 0").first.wait_for(timeout=90_000)
+        page.get_by_text("query 0").first.wait_for()
         page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for()
         assert page.title() == "Gradus"
         assert page.get_by_text("Deploy", exact=True).count() == 0
         assert page.locator("script", has_text="owned").count() == 0
         page.get_by_role("button", name="Next").click()
-        page.get_by_text("query 1").first.wait_for(timeout=30_000)
+        page.get_by_text("query 1").first.wait_for()
         assert "example=2" in page.url
         page.reload()
-        page.get_by_text("query 1").first.wait_for(timeout=90_000)
+        page.get_by_text("query 1").first.wait_for()
         shot = Path(os.environ.get("GRADUS_SCREENSHOTS", tmp_path)) / "overview.png"
         page.screenshot(path=str(shot), full_page=True)
         browser.close()

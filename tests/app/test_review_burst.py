@@ -111,7 +111,7 @@ def test_a_reload_and_another_device_resume_at_the_same_negative(stage: tuple[St
     decided, stands = decisions_of(store, session_id), desk.painted()[-1]
     require_seen(desk, decided)
     desk.page.reload()
-    desk.page.locator("[data-shown]").wait_for(timeout=90_000)
+    desk.page.locator("[data-shown]").wait_for()
     other = Desk.opened(browser, address, session_id)
     assert desk.painted() == [stands] == other.painted()
     desk.burst("kk", 800)

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine"),
 ]
+TYPED = "kdsa123fwu"  # what decides, skips, swaps or takes back when it is not text
 
 
 def test_everything_is_done_by_keys(stage: tuple[Store, str, str], browser: Any) -> None:
@@ -29,7 +30,7 @@ def test_everything_is_done_by_keys(stage: tuple[Store, str, str], browser: Any)
     desk.page.get_by_text("Look closely").wait_for()
     for key, expected in (("v", "nothing stated"), ("w", "decided: swap with")):
         desk.page.keyboard.press(key)
-        desk.page.get_by_text(expected).first.wait_for(timeout=30_000)
+        desk.page.get_by_text(expected).first.wait_for()
         desk.settle()
     first = desk.shown()
     assert (desk.follow("ArrowDown"), desk.follow("ArrowUp")) != (first, first) and desk.shown() == first
@@ -37,11 +38,11 @@ def test_everything_is_done_by_keys(stage: tuple[Store, str, str], browser: Any)
     desk.page.keyboard.press("e")
     write(desk.page, " indeed")
     desk.page.keyboard.press("Escape")
-    desk.page.get_by_role("button", name="False negative").wait_for(timeout=30_000)
+    desk.page.get_by_role("button", name="False negative").wait_for()
     desk.page.keyboard.press("e")
     write(desk.page, " indeed")
     desk.page.keyboard.press("Control+Enter")
-    desk.page.get_by_role("button", name="Accept the edit").wait_for(timeout=90_000)
+    desk.page.get_by_role("button", name="Accept the edit").wait_for()
     desk.follow("y")
     desk.page.keyboard.press("g")
     write(desk.page, "the query is odd")
@@ -64,13 +65,13 @@ def test_a_lost_lease_keeps_what_was_written(stage: tuple[Store, str, str], brow
     with served(url, {"GRADUS_REVIEWER": "grace"}) as of_grace:
         taken = Desk.opened(browser, of_grace, session_id)
         desk.page.keyboard.press("Control+Enter")
-        desk.page.get_by_text("handed to somebody else").wait_for(timeout=30_000)
-        desk.page.locator("code", has_text="what I found out").wait_for(timeout=30_000)
+        desk.page.get_by_text("handed to somebody else").wait_for()
+        desk.page.locator("code", has_text="what I found out").wait_for()
         taken.burst("k", 1_000)
         taken.settle()
     assert "flag" not in kinds_of(store, session_id)
     desk.page.keyboard.press("x")
-    desk.page.get_by_text("handed to somebody else").wait_for(state="hidden", timeout=30_000)
+    desk.page.get_by_text("handed to somebody else").wait_for(state="hidden")
 
 
 def test_what_was_written_is_given_back_whatever_happened_meanwhile(
@@ -83,26 +84,26 @@ def test_what_was_written_is_given_back_whatever_happened_meanwhile(
     write(desk.page, "a note of mine")
     other.follow("a")  # another window of the same person
     desk.page.keyboard.press("Control+Enter")
-    desk.page.locator("code", has_text="a note of mine").wait_for(timeout=30_000)
+    desk.page.locator("code", has_text="a note of mine").wait_for()
     desk.page.get_by_text("decided elsewhere").wait_for()
     desk.page.keyboard.press("x")
-    desk.page.get_by_text("decided elsewhere").wait_for(state="hidden", timeout=30_000)
+    desk.page.get_by_text("decided elsewhere").wait_for(state="hidden")
     desk.page.keyboard.press("e")
     write(desk.page, " an edit of mine")
     desk.page.keyboard.press("Control+Enter")
-    desk.page.get_by_role("button", name="Accept the edit").wait_for(timeout=90_000)
+    desk.page.get_by_role("button", name="Accept the edit").wait_for()
     other.follow("d")
     desk.page.keyboard.press("y")
-    desk.page.locator("code", has_text="an edit of mine").wait_for(timeout=30_000)
+    desk.page.locator("code", has_text="an edit of mine").wait_for()
     assert "edit" not in kinds_of(store, session_id) and "flag" not in kinds_of(store, session_id)
     desk.page.keyboard.press("x")
-    desk.page.get_by_role("button", name="Dismiss").wait_for(state="hidden", timeout=30_000)
+    desk.page.get_by_role("button", name="Dismiss").wait_for(state="hidden")
     desk.page.keyboard.press("e")
     write(desk.page, " a late edit")
     with store.write() as session:
         close_session(session, session.get_one(ReviewSession, session_id), by=reviewer_of(session, "ada"))
     desk.page.keyboard.press("Control+Enter")
-    desk.page.locator("code", has_text="a late edit").wait_for(timeout=30_000)
+    desk.page.locator("code", has_text="a late edit").wait_for()
     desk.page.get_by_text("is closed").first.wait_for()
 
 
@@ -111,17 +112,15 @@ def test_what_is_typed_before_the_box_is_there_decides_nothing(stage: tuple[Stor
     session_id = new_session(store)
     desk = Desk.opened(browser, address, session_id)
     for key in "eg":
-        desk.burst([key, *"kdsa123fwu"], 2)
+        desk.burst([key, *TYPED], 2)
         write(desk.page, " indeed")
         desk.settle()
         assert kinds_of(store, session_id) == []
         desk.page.keyboard.press("Escape")
-        desk.page.get_by_role("button", name="Keep").wait_for(timeout=30_000)
+        desk.page.get_by_role("button", name="Keep").wait_for()
+    desk.settle()  # after Escape keys count when all of them are back
     desk.follow("k")
     assert len(kinds_of(store, session_id)) == 1
-
-
-TYPED = "kdsa123fwu"
 
 
 def test_on_a_slow_line_what_is_typed_decides_nothing(stage: tuple[Store, str, str], browser: Any) -> None:
@@ -133,7 +132,7 @@ def test_on_a_slow_line_what_is_typed_decides_nothing(stage: tuple[Store, str, s
         desk.burst([key, *TYPED], 2)
         write(desk.page, " indeed")
         desk.page.keyboard.press("Escape")
-        desk.page.get_by_role("button", name="Keep").wait_for(timeout=30_000)
+        desk.page.get_by_role("button", name="Keep").wait_for()
     desk.burst(TYPED, 2)  # after Escape too, until all the keys are back
     desk.burst(["e", "Escape", *TYPED], 2)  # what was asked for and taken back
     desk.page.evaluate("window.line_ms = 0")
@@ -151,7 +150,7 @@ def test_after_an_edit_is_taken_back_what_is_typed_decides_nothing(stage: tuple[
     write(desk.page, " indeed")
     desk.page.evaluate("window.line_ms = 100")
     desk.page.keyboard.press("Control+Enter")
-    desk.page.get_by_role("button", name="Accept the edit").wait_for(timeout=90_000)
+    desk.page.get_by_role("button", name="Accept the edit").wait_for()
     desk.burst(["Escape", "y", "g", *TYPED], 2)
     write(desk.page, "odd")
     desk.settle()
@@ -171,7 +170,7 @@ def test_a_held_key_settles_one_dispute(tmp_path: Path, browser: Any) -> None:
     with served(url, {"GRADUS_REVIEWER": "owner"}) as address:
         page = opened_page(browser)
         page.goto(f"{address}/adjudication")
-        page.get_by_text("Dispute 1 of 3").wait_for(timeout=90_000)
+        page.get_by_text("Dispute 1 of 3").wait_for()
         page.get_by_role("button", name="Next").wait_for()
         for _ in range(40):
             page.keyboard.down("k")
@@ -206,6 +205,6 @@ def test_hostile_text_is_text_on_both_pages(tmp_path: Path, browser: Any) -> Non
         fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
         assert desk.page.evaluate("window.owned") is None and desk.page.evaluate(fits)
         desk.page.goto(f"{address}/review")
-        desk.page.get_by_text("<b>s</b> **bold**").first.wait_for(timeout=60_000)
+        desk.page.get_by_text("<b>s</b> **bold**").first.wait_for()
         assert desk.page.evaluate("window.owned") is None
     store.close()
