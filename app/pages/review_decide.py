@@ -86,7 +86,8 @@ def _desk(store: Store, seat: Seat) -> None:
             if desk is not None:
                 _show_guidelines(desk)
         with left:
-            _show_told()
+            with st.container():  # there without a child too: what follows keeps its place, and a box its cursor
+                _show_told()
             if desk is None:
                 st.success("Nothing is left for you in this session.")
                 _button("Undo", "U", f"end-{last}", _undo, store, seat, last, disabled=last is None)
@@ -135,6 +136,7 @@ def _show_controls(store: Store, desk: Desk, focus: int, painted: str, shown_at:
     elif writing and writing[1] == painted:
         _show_writing(store, desk, focus, writing[0], shown_at)
     else:
+        st.session_state["writing"] = None  # a box that was asked for elsewhere does not open on a way back
         _show_keys(store, desk, focus, painted, shown_at)
 
 

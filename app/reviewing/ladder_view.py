@@ -1,7 +1,7 @@
 """An item of a review session as HTML: query, similarity axis, the negative in question beside the positive, the rest.
 
 One block holds all of it, so that a browser never shows the head of one item over the body of another. It carries what
-it shows in `data-shown`, which the browser test reads. Text from models and corpora is escaped (viewing/showing.py).
+it shows in `data-shown`, which pages/keyboard.js reads. Text from models and corpora is escaped (viewing/showing.py).
 """
 
 import math

@@ -50,6 +50,7 @@ WebSocket.prototype.addEventListener = function (kind, hear, ...rest) {
   }, ...rest);
 };
 """
+AT_BOX = "document.activeElement.tagName === 'TEXTAREA'"
 Shown = tuple[int, int]  # (assignment, candidate)
 
 
@@ -133,7 +134,7 @@ def require_seen(desk: Desk, decided: list[Shown]) -> None:
 
 def write(page: Any, words: str) -> None:
     """Words into the text that has the focus by itself."""
-    page.wait_for_function("document.activeElement.tagName === 'TEXTAREA'")
+    page.wait_for_function(AT_BOX)
     page.keyboard.type(words)
 
 

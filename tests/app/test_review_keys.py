@@ -12,7 +12,7 @@ from curation.reviewing.sessions import close_session
 from db.store import Store
 from db.tables.review import Decision, ReviewSession
 from scripts.screenshots import opened_page, served
-from tests.app.browser_desk import Desk, fill, kinds_of, new_session, write
+from tests.app.browser_desk import AT_BOX, Desk, fill, kinds_of, new_session, write
 from tests.curation.desk import Desk as Disputed
 
 pytestmark = [
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine"),
 ]
-TYPED = "kdsa123fwu"  # what decides, skips, swaps or takes back when it is not text
+TYPED = "kds a123fwu"  # what decides, skips, swaps or takes back when it is not text
 
 
 def test_everything_is_done_by_keys(stage: tuple[Store, str, str], browser: Any) -> None:
@@ -128,8 +128,9 @@ def test_on_a_slow_line_what_is_typed_decides_nothing(stage: tuple[Store, str, s
     session_id = new_session(store)
     desk = Desk.opened(browser, address, session_id)
     desk.page.evaluate("window.line_ms = 100")
-    for key in "egge":  # the first time all keys are there, then only some of them
-        desk.burst([key, *TYPED], 2)
+    # The first time all keys are there, then only some of them; one is for an item that is still on its way.
+    for keys in ("e", "g", ("g", "Escape", "e"), "e", ("ArrowDown", "g"), ("ArrowUp", "e")):
+        desk.burst([*keys, *TYPED] if isinstance(keys, tuple) else [keys, *TYPED], 2)
         write(desk.page, " indeed")
         desk.page.keyboard.press("Escape")
         desk.page.get_by_role("button", name="Keep").wait_for()
@@ -138,8 +139,57 @@ def test_on_a_slow_line_what_is_typed_decides_nothing(stage: tuple[Store, str, s
     desk.page.evaluate("window.line_ms = 0")
     desk.settle()
     assert kinds_of(store, session_id) == []
-    desk.follow("k")
+    desk.burst(["k", "e", *TYPED], 2)  # the one is decided, the other written on
+    write(desk.page, " indeed")
+    desk.settle()
     assert kinds_of(store, session_id) == ["keep"]
+
+
+def test_a_box_is_opened_by_the_key_of_any_layout_by_the_mouse_and_once(
+    stage: tuple[Store, str, str], browser: Any
+) -> None:
+    store, _, address = stage
+    session_id = new_session(store)
+    desk = Desk.opened(browser, address, session_id)
+    desk.page.evaluate("window.line_ms = 100")
+    cyrillic = "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'у', code: 'KeyE', bubbles: true}))"
+    desk.page.get_by_role("button", name="Keep").focus()  # a space in what is typed does not press it
+    desk.page.evaluate(cyrillic)
+    desk.burst(TYPED, 2)
+    desk.page.wait_for_function(AT_BOX)
+    box = desk.page.locator("textarea")
+    before = box.input_value()
+    desk.page.keyboard.press("Escape")
+    desk.settle()
+    for _ in range(30):
+        desk.page.keyboard.down("e")
+        desk.page.wait_for_timeout(100)
+    desk.page.keyboard.up("e")
+    desk.page.wait_for_function(AT_BOX)
+    assert box.input_value() == before
+    desk.page.keyboard.press("Escape")
+    desk.settle()
+    desk.page.get_by_role("button", name="Edit").click()
+    desk.burst(TYPED, 2)
+    desk.page.wait_for_function(AT_BOX)
+    desk.settle()
+    assert kinds_of(store, session_id) == [] and box.input_value() == before
+
+
+def test_a_text_that_is_refused_keeps_its_box_and_cursor(stage: tuple[Store, str, str], browser: Any) -> None:
+    store, _, address = stage
+    session_id = new_session(store)
+    desk = Desk.opened(browser, address, session_id)
+    desk.page.keyboard.press("e")
+    desk.page.wait_for_function(AT_BOX)
+    desk.page.evaluate("document.activeElement.isTheOne = true")
+    desk.page.keyboard.press("ControlOrMeta+a")
+    desk.page.keyboard.type("    ")
+    desk.page.keyboard.press("ArrowLeft")
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.get_by_text("edited text is empty").wait_for()
+    desk.settle()
+    assert desk.page.evaluate("[document.activeElement.isTheOne, document.activeElement.selectionStart]") == [True, 3]
 
 
 def test_after_an_edit_is_taken_back_what_is_typed_decides_nothing(stage: tuple[Store, str, str], browser: Any) -> None:
