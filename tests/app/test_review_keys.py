@@ -50,10 +50,7 @@ def test_everything_is_done_by_keys(stage: tuple[Store, str, str], browser: Any)
     write(desk.page, " indeed")
     desk.page.keyboard.press("Escape")
     desk.page.get_by_role("button", name="False negative").wait_for()
-    desk.page.keyboard.press("e")
-    write(desk.page, " indeed")
-    desk.page.keyboard.press("Control+Enter")
-    desk.page.get_by_role("button", name="Accept the edit").wait_for()
+    edit(desk.page, " indeed")
     desk.follow("y")
     desk.page.keyboard.press("g")
     write(desk.page, "the query is odd")
@@ -64,6 +61,14 @@ def test_everything_is_done_by_keys(stage: tuple[Store, str, str], browser: Any)
     kinds = kinds_of(store, session_id)
     assert kinds[:5] == ["swap", "regrade", "edit", "flag", "skip"]
     assert "accept_all" in kinds and kinds.count("undo") == len(kinds) - kinds.index("undo")
+
+
+def edit(page: Any, words: str) -> None:
+    """Add words to the negative, as far as its new scores, which are to be accepted or not."""
+    page.keyboard.press("e")
+    write(page, words)
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("button", name="Accept the edit").wait_for()
 
 
 def test_a_lost_lease_keeps_what_was_written(stage: tuple[Store, str, str], browser: Any) -> None:
@@ -99,10 +104,7 @@ def test_what_was_written_is_given_back_whatever_happened_meanwhile(
     desk.page.get_by_text("decided elsewhere").wait_for()
     desk.page.keyboard.press("x")
     desk.page.get_by_text("decided elsewhere").wait_for(state="hidden")
-    desk.page.keyboard.press("e")
-    write(desk.page, " an edit of mine")
-    desk.page.keyboard.press("Control+Enter")
-    desk.page.get_by_role("button", name="Accept the edit").wait_for()
+    edit(desk.page, " an edit of mine")
     other.follow("d")
     desk.page.keyboard.press("y")
     desk.page.locator("code", has_text="an edit of mine").wait_for()
@@ -140,8 +142,8 @@ def test_on_a_slow_line_what_is_typed_decides_nothing(stage: tuple[Store, str, s
     desk = Desk.opened(browser, address, session_id)
     desk.page.evaluate("window.line_ms = 60")
     # The first time all keys are there, then only some of them; one is for an item that is still on its way.
-    for keys in ("e", "g", ("g", "Escape", "e"), "e", ("ArrowDown", "g"), ("ArrowUp", "e")):
-        desk.burst([*keys, *TYPED] if isinstance(keys, tuple) else [keys, *TYPED], 2)
+    for keys in (["e"], ["g"], ["g", "Escape", "e"], ["e"], ["ArrowDown", "g"], ["ArrowUp", "e"]):
+        desk.burst([*keys, *TYPED], 2)
         write(desk.page, " indeed")
         desk.page.keyboard.press("Escape")
         desk.page.get_by_role("button", name="Keep").wait_for()
